@@ -1,0 +1,124 @@
+"""Causal self-attention with an explicit key-value cache."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from igpt_jax.models.layers import RMSNorm, kernel_init
+from igpt_jax.models.rotary import rotate
+from igpt_jax.typing import Array, Bool, Float, Int, Shaped
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys and values of every layer, allocated once for the whole sequence.
+
+    Attributes:
+        keys: `[layers b s n k]`, slots from `length` on are unused.
+        values: `[layers b s n k]`.
+        length: number of slots filled so far, the same for every row.
+    """
+
+    keys: Shaped[Array, "layers b s n k"]
+    values: Shaped[Array, "layers b s n k"]
+    length: Int[Array, ""]
+
+
+Rotation = tuple[Float[Array, "#b s k_half"], Float[Array, "#b s k_half"]]
+
+
+def attend(
+    query: Float[Array, "b q n k"],
+    keys: Float[Array, "b s m k"],
+    values: Float[Array, "b s m k"],
+    mask: Bool[Array, "1 1 q s"] | None = None,
+) -> Float[Array, "b q n k"]:
+    """Softmax attention, causal without a mask: the one place that chooses the kernel.
+
+    Grouped queries (Ainslie et al. 2023) when m < n. The softmax is in float32.
+    """
+    return jax.nn.dot_product_attention(query, keys, values, mask=mask, is_causal=mask is None)
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention without biases, with rotary positions, QK-norm and grouped queries.
+
+    Attributes:
+        num_heads: query heads `n`.
+        num_kv_heads: key and value heads; divides `num_heads`.
+        head_dim: channels `k` of a head.
+        qk_norm: RMSNorm of queries and keys (Dehghani et al. 2023, section 2).
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    qk_norm: bool = False
+    norm_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b q d"],
+        rotation: Rotation | None,
+        kv_cache: KVCache | None = None,
+        layer: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b q d"], KVCache | None]:
+        """Attends to what came before; with a cache, also to its filled slots.
+
+        Returns the output and the cache with this layer's keys and values written. The cache's
+        `length` is left to the caller, for all layers share it.
+        """
+
+        def project(heads: int, name: str) -> Float[Array, "b q n k"]:
+            return nn.DenseGeneral(
+                (heads, self.head_dim),
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=kernel_init("embed", "heads", "head_dim"),
+                name=name,
+            )(x)
+
+        query = project(self.num_heads, "query")
+        key = project(self.num_kv_heads, "key")
+        value = project(self.num_kv_heads, "value")
+        if self.qk_norm:
+            query = RMSNorm(self.norm_epsilon, name="query_norm")(query)
+            key = RMSNorm(self.norm_epsilon, name="key_norm")(key)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        if kv_cache is None:
+            out = attend(query, key, value)
+        else:
+            assert layer is not None
+            kv_cache = _write(kv_cache, layer, key, value)
+            slots = jnp.arange(kv_cache.keys.shape[2])
+            mask = slots <= kv_cache.length + jnp.arange(query.shape[1])[:, None]
+            out = attend(query, kv_cache.keys[layer], kv_cache.values[layer], mask=mask[None, None])
+        out = nn.DenseGeneral(
+            x.shape[-1],
+            axis=(-2, -1),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=kernel_init("heads", "head_dim", "embed"),
+            name="out",
+        )(out)
+        return out, kv_cache
+
+
+def _write(
+    kv_cache: KVCache,
+    layer: Int[Array, ""],
+    key: Float[Array, "b q n k"],
+    value: Float[Array, "b q n k"],
+) -> KVCache:
+    """Writes one layer's new keys and values behind the filled slots."""
+    start = (layer, 0, kv_cache.length, 0, 0)
+    return kv_cache.replace(  # pyrefly: ignore[missing-attribute]
+        keys=jax.lax.dynamic_update_slice(kv_cache.keys, key[None], start),
+        values=jax.lax.dynamic_update_slice(kv_cache.values, value[None], start),
+    )

@@ -1,0 +1,76 @@
+"""RMSNorm, feed-forward layers and initialisers shared by the Transformer."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from igpt_jax.typing import Array, Float
+
+DTypeName = Literal["auto", "float32", "bfloat16"]
+
+
+def resolve_dtype(name: DTypeName) -> Any:
+    """The compute dtype; `auto` is bfloat16 on accelerators and float32 on CPU.
+
+    CPUs emulate bfloat16, which is slower than float32 there.
+    """
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
+
+
+def kernel_init(*logical_axes: str | None) -> nn.initializers.Initializer:
+    """Normal(0, 0.02), as GPT-2, iGPT and LlamaGen start, with logical axis names for sharding."""
+    return nn.with_logical_partitioning(nn.initializers.normal(0.02), logical_axes)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a scale and no bias (Zhang & Sennrich 2019), in float32.
+
+    iGPT's "layer norm" is the same function: it subtracts no mean and has no bias.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """Normalises the last axis; keeps the dtype of `x`."""
+        scale = self.param(
+            "scale",
+            nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
+            (x.shape[-1],),
+            jnp.float32,
+        )
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
+        return (y * scale).astype(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """The feed-forward layer without biases: SwiGLU (Shazeer 2020) or iGPT's sigmoid GELU."""
+
+    mlp_dim: int
+    activation: Literal["swiglu", "sigmoid_gelu"]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+        """Maps each position by itself."""
+
+        def dense(features: int, name: str, axes: tuple[str, str]) -> nn.Dense:
+            return nn.Dense(
+                features,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=kernel_init(*axes),
+                name=name,
+            )
+
+        hidden = dense(self.mlp_dim, "up", ("embed", "mlp"))(x)
+        if self.activation == "swiglu":
+            hidden = nn.silu(dense(self.mlp_dim, "gate", ("embed", "mlp"))(x)) * hidden
+        else:
+            hidden = hidden * nn.sigmoid(1.702 * hidden)
+        return dense(x.shape[-1], "down", ("mlp", "embed"))(hidden)

@@ -1,0 +1,1 @@
+"""Drawing new tokens from a GPT: logits policies and the compiled sampler."""
