@@ -1,3 +1,33 @@
-"""Image generation with generative pre-trained Transformers in JAX and Flax."""
+"""Image generation with generative pre-trained Transformers in JAX and Flax.
+
+model = igpt_jax.load("runs/demo")
+images = model.sample(labels=[7, 42], seed=0)
+tokens = model.encode(images)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from igpt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from igpt_jax.config import RunConfig
+    from igpt_jax.model import Model, load
 
 __version__ = "0.1.0"
+__all__ = ["Model", "RunConfig", "UserError", "__version__", "load"]
+
+_HOMES = {"Model": "igpt_jax.model", "load": "igpt_jax.model", "RunConfig": "igpt_jax.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: `import igpt_jax` alone stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'igpt_jax' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,4 +1,4 @@
-"""The type checker of the test-suite: beartype, with an int wherever a float is wanted (PEP 484)."""
+"""The type checker of the test-suite: beartype, taking an int for a float (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

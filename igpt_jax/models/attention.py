@@ -1,5 +1,6 @@
 """Causal self-attention with an explicit key-value cache."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from igpt_jax.models.layers import RMSNorm, kernel_init
 from igpt_jax.models.rotary import rotate
-from igpt_jax.typing import Array, Bool, Float, Int, Shaped
+from igpt_jax.typing import Array, Bool, Float, Int, Leaf
 
 
 @flax.struct.dataclass
@@ -19,12 +20,12 @@ class KVCache:
     Attributes:
         keys: `[layers b s n k]`, slots from `length` on are unused.
         values: `[layers b s n k]`.
-        length: number of slots filled so far, the same for every row.
+        length: int `[]`, number of slots filled so far, the same for every row.
     """
 
-    keys: Shaped[Array, "layers b s n k"]
-    values: Shaped[Array, "layers b s n k"]
-    length: Int[Array, ""]
+    keys: Leaf
+    values: Leaf
+    length: Leaf
 
 
 Rotation = tuple[Float[Array, "#b s k_half"], Float[Array, "#b s k_half"]]
@@ -118,7 +119,8 @@ def _write(
 ) -> KVCache:
     """Writes one layer's new keys and values behind the filled slots."""
     start = (layer, 0, kv_cache.length, 0, 0)
-    return kv_cache.replace(  # pyrefly: ignore[missing-attribute]
+    return dataclasses.replace(
+        kv_cache,
         keys=jax.lax.dynamic_update_slice(kv_cache.keys, key[None], start),
         values=jax.lax.dynamic_update_slice(kv_cache.values, value[None], start),
     )

@@ -1,5 +1,6 @@
 """The GPT over image tokens: iGPT and LlamaGen are two settings of it."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -191,19 +192,19 @@ class GPT(nn.Module):
                 prevent_cse=False,  # the scan below already keeps the copies apart
                 static_argnums=(4,),
             )
-        self.token_embedding = self.param(
+        self.token_embedding: Any = self.param(
             "token_embedding",
             kernel_init("vocab", "embed"),
             (config.vocab_size, config.embed_dim),
             jnp.float32,
         )
-        self.condition = (
+        self.condition: Any = (
             ClassEmbedder(config.num_classes, config.class_factors, config.embed_dim)
             if config.num_classes
             else StartEmbedder(config.embed_dim)
         )
         if config.positions == "learned":
-            self.position_embedding = self.param(
+            self.position_embedding: Any = self.param(
                 "position_embedding",
                 kernel_init(None, "embed"),
                 (config.prefix_len + config.seq_len - 1, config.embed_dim),
@@ -220,7 +221,7 @@ class GPT(nn.Module):
         )(config)
         self.norm = RMSNorm(config.norm_epsilon)
         # Zero, as iGPT and LlamaGen start: the first prediction is uniform.
-        self.head = self.param(
+        self.head: Any = self.param(
             "head",
             nn.with_logical_partitioning(nn.initializers.zeros, ("embed", "vocab")),
             (config.embed_dim, config.vocab_size),
@@ -258,8 +259,9 @@ class GPT(nn.Module):
         coordinates: Int[Array, "#b s 3"] | None = None,
     ) -> tuple[Float[Array, "b v"], KVCache]:
         """Fills an empty cache with the condition and s >= 0 known tokens; predicts token s."""
-        hidden, kv_cache = self._sequence(tokens, labels, coordinates, kv_cache, True)
-        return self._logits(hidden[:, -1]), kv_cache
+        hidden, filled = self._sequence(tokens, labels, coordinates, kv_cache, True)
+        assert filled is not None
+        return self._logits(hidden[:, -1]), filled
 
     def decode_step(
         self,
@@ -271,8 +273,9 @@ class GPT(nn.Module):
         if coordinates is None:
             coordinates = self._raster(kv_cache.length - self.config.prefix_len, 1)
         embedded = self._embed(tokens[:, None], coordinates)
-        hidden, kv_cache = self._blocks(embedded, coordinates, kv_cache, True)
-        return self._logits(hidden[:, 0]), kv_cache
+        hidden, filled = self._blocks(embedded, coordinates, kv_cache, True)
+        assert filled is not None
+        return self._logits(hidden[:, 0]), filled
 
     def _sequence(
         self,
@@ -329,7 +332,7 @@ class GPT(nn.Module):
         rotation = self._rotation(coordinates)
         (x, kv_cache), _ = self.blocks((x, kv_cache), layers, rotation, deterministic)
         if kv_cache is not None:
-            kv_cache = kv_cache.replace(length=kv_cache.length + x.shape[1])
+            kv_cache = dataclasses.replace(kv_cache, length=kv_cache.length + x.shape[1])
         return x, kv_cache
 
     def _rotation(self, coordinates: Int[Array, "#b q 3"]) -> Rotation | None:

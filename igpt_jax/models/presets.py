@@ -1,5 +1,6 @@
 """The published sizes, checked against their published parameter counts by test."""
 
+import dataclasses
 from typing import Any, Literal
 
 from igpt_jax.errors import UserError
@@ -21,36 +22,32 @@ LLAMAGEN_SIZES = {
 def imagegpt(size: Literal["S", "M", "L"], **overrides: Any) -> GPTConfig:
     """OpenAI's iGPT: 32 x 32 pixels of 512 colours, learned positions, unconditional."""
     num_layers, num_heads, embed_dim = _look_up(IMAGEGPT_SIZES, size, "iGPT")
-    return GPTConfig(
-        **{
-            "vocab_size": 512,
-            "grid_shape": (32, 32),
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "embed_dim": embed_dim,
-            "activation": "sigmoid_gelu",
-            "positions": "learned",
-            **overrides,
-        }
+    published = GPTConfig(
+        vocab_size=512,
+        grid_shape=(32, 32),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        embed_dim=embed_dim,
+        activation="sigmoid_gelu",
+        positions="learned",
     )
+    return dataclasses.replace(published, **overrides)
 
 
 def llamagen(size: Literal["B", "L", "XL", "XXL", "3B"], **overrides: Any) -> GPTConfig:
     """LlamaGen, class-conditional: 16 x 16 tokens of 16,384 codes, 1,000 classes."""
     num_layers, num_heads, embed_dim = _look_up(LLAMAGEN_SIZES, size, "LlamaGen")
-    return GPTConfig(
-        **{
-            "vocab_size": 16_384,
-            "grid_shape": (16, 16),
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "embed_dim": embed_dim,
-            "num_classes": 1_000,
-            "embed_dropout": 0.1,
-            "residual_dropout": 0.1,
-            **overrides,
-        }
+    published = GPTConfig(
+        vocab_size=16_384,
+        grid_shape=(16, 16),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        embed_dim=embed_dim,
+        num_classes=1_000,
+        embed_dropout=0.1,
+        residual_dropout=0.1,
     )
+    return dataclasses.replace(published, **overrides)
 
 
 def _look_up(

@@ -1,6 +1,8 @@
 """The compiled sampler: prefill, then a scan of fixed length over a static key-value cache."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 from igpt_jax.errors import UserError
 from igpt_jax.models.gpt import GPT, init_kv_cache
 from igpt_jax.sampling.logits import draw, guide
-from igpt_jax.typing import Array, Float, Int, Key, Params, PRNGKey
+from igpt_jax.typing import Array, Float, Int, Key, Leaf, Params
 
 
 @flax.struct.dataclass
@@ -18,49 +20,57 @@ class SamplingParams:
     """How to draw, one value a row, so that one compiled program serves mixed requests.
 
     Attributes:
+        temperature: float `[b]`; 0 takes the most probable token.
+        cfg_scale: float `[b]`; None switches guidance off statically (no doubled batch).
+        top_k: int `[b]`, tokens to keep, 0 for all; None skips the filter statically.
+        top_p: float `[b]`, mass to keep, 1 for all; None skips the filter statically.
+    """
+
+    temperature: Leaf
+    cfg_scale: Leaf | None = None
+    top_k: Leaf | None = None
+    top_p: Leaf | None = None
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How to draw, the same for each picture.
+
+    Attributes:
         temperature: 0 takes the most probable token.
-        cfg_scale: guidance; None switches it off statically (no second half of the batch).
-        top_k: tokens to keep, 0 for all; None skips the filter statically.
-        top_p: mass to keep, 1 for all; None skips the filter statically.
+        cfg_scale: classifier-free guidance; 1 = off.
+        top_k: tokens to keep; 0 = all.
+        top_p: mass to keep; 1 = all.
     """
 
-    temperature: Float[Array, " b"]
-    cfg_scale: Float[Array, " b"] | None = None
-    top_k: Int[Array, " b"] | None = None
-    top_p: Float[Array, " b"] | None = None
+    temperature: float = 1.0
+    cfg_scale: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuses settings out of their range."""
+        if not 0 <= self.temperature < np.inf:
+            raise UserError(f"temperature: expected 0 (greedy) or more, got {self.temperature}")
+        if not np.isfinite(self.cfg_scale):
+            raise UserError(f"cfg_scale: expected a finite number (1 = off), got {self.cfg_scale}")
+        if self.top_k < 0:
+            raise UserError(f"top_k: expected 0 (off) or more, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p: expected a share in (0, 1], got {self.top_p}")
 
-def sampling_params(
-    batch_size: int,
-    *,
-    temperature: float = 1.0,
-    cfg_scale: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> SamplingParams:
-    """The same settings for each row; what is off is off statically.
+    def rows(self, batch_size: int) -> SamplingParams:
+        """One value a row; what is off is off statically."""
 
-    Raises:
-        UserError: a setting out of its range.
-    """
-    if not temperature >= 0:
-        raise UserError(f"temperature: expected 0 (greedy) or more, got {temperature}")
-    if not np.isfinite(cfg_scale):
-        raise UserError(f"cfg_scale: expected a finite number (1 = off), got {cfg_scale}")
-    if top_k < 0:
-        raise UserError(f"top_k: expected 0 (off) or more, got {top_k}")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p: expected a share in (0, 1], got {top_p}")
+        def repeat(value: float, dtype: type) -> Array:
+            return jnp.full((batch_size,), value, dtype)
 
-    def rows(value: float, dtype: type) -> Array:
-        return jnp.full((batch_size,), value, dtype)
-
-    return SamplingParams(
-        temperature=rows(temperature, jnp.float32),
-        cfg_scale=None if cfg_scale == 1 else rows(cfg_scale, jnp.float32),
-        top_k=None if top_k == 0 else rows(top_k, jnp.int32),
-        top_p=None if top_p == 1 else rows(top_p, jnp.float32),
-    )
+        return SamplingParams(
+            temperature=repeat(self.temperature, jnp.float32),
+            cfg_scale=None if self.cfg_scale == 1 else repeat(self.cfg_scale, jnp.float32),
+            top_k=None if self.top_k == 0 else repeat(self.top_k, jnp.int32),
+            top_p=None if self.top_p == 1 else repeat(self.top_p, jnp.float32),
+        )
 
 
 def image_keys(seed: int, indices: Int[np.ndarray, " b"]) -> Key[Array, " b"]:
@@ -94,23 +104,21 @@ def generate(
     config, batch_size = model.config, keys.shape[0]
     if prompt is None:
         prompt = jnp.zeros((batch_size, 0), jnp.int32)
-    guided = sampling.cfg_scale is not None and config.num_classes > 0
-    if guided:
+    known, cfg_scale = prompt, None if labels is None else sampling.cfg_scale
+    if labels is not None and cfg_scale is not None:
         null = jnp.full_like(labels, config.num_classes)
         labels, known = jnp.concatenate([labels, null]), jnp.tile(prompt, (2, 1))
-    else:
-        known = prompt
     variables = {"params": params}
 
     def choose(logits: Float[Array, "rows v"], position: Int[Array, ""]) -> Int[Array, " b"]:
-        if guided:
-            logits = guide(logits[:batch_size], logits[batch_size:], sampling.cfg_scale)
+        if cfg_scale is not None:
+            logits = guide(logits[:batch_size], logits[batch_size:], cfg_scale)
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, position)
         return draw(step_keys, logits, sampling.temperature, sampling.top_k, sampling.top_p)
 
-    def step(carry: tuple[Array, object], position: Int[Array, ""]) -> tuple:
+    def step(carry: tuple[Array, Any], position: Int[Array, ""]) -> tuple:
         tokens, kv_cache = carry
-        fed = jnp.tile(tokens, 2) if guided else tokens
+        fed = tokens if cfg_scale is None else jnp.tile(tokens, 2)
         logits, kv_cache = model.apply(variables, fed, kv_cache, method=GPT.decode_step)
         tokens = choose(logits, position)
         return (tokens, kv_cache), tokens

@@ -1,4 +1,4 @@
-"""The published implementations' outputs, for weights made by a rule (see tests/golden/README.md)."""
+"""The published implementations' outputs, for weights made by a rule (see golden/README.md)."""
 
 import json
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from igpt_jax.models.gpt import GPT, GPTConfig
-from igpt_jax.sampling.sampler import generate, image_keys, sampling_params
+from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 KEPT = (
@@ -63,9 +63,7 @@ def llamagen():
                 "query": {"kernel": layer("attention.wqkv", part(0))},
                 "key": {"kernel": layer("attention.wqkv", part(1))},
                 "value": {"kernel": layer("attention.wqkv", part(2))},
-                "out": {
-                    "kernel": layer("attention.wo", lambda w: w.T.reshape(heads, -1, dim))
-                },
+                "out": {"kernel": layer("attention.wo", lambda w: w.T.reshape(heads, -1, dim))},
             },
             "attention_norm": {"scale": layer("attention_norm", lambda w: w)},
             "mlp": {
@@ -125,14 +123,14 @@ def imagegpt():
 def test_llamagen_logits(llamagen):
     arrays, model, params = llamagen
     labels = jnp.asarray(arrays["labels"], jnp.int32)
-    logits = model.apply({"params": params}, jnp.asarray(arrays["tokens"])[:, :-1], labels)
+    logits = jax.jit(model.apply)({"params": params}, jnp.asarray(arrays["tokens"])[:, :-1], labels)
     np.testing.assert_allclose(logits, arrays["logits"], atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_llamagen_greedy_tokens(llamagen, scale):
     arrays, model, params = llamagen
-    sampling = sampling_params(2, temperature=0, cfg_scale=scale)
+    sampling = SamplingConfig(temperature=0, cfg_scale=scale).rows(2)
     labels = jnp.asarray(arrays["labels"][:2], jnp.int32)
     tokens = generate(model, params, image_keys(0, np.arange(2)), labels, sampling)
     np.testing.assert_array_equal(tokens, arrays[f"greedy_cfg{scale}"])
@@ -140,12 +138,12 @@ def test_llamagen_greedy_tokens(llamagen, scale):
 
 def test_imagegpt_logits(imagegpt):
     arrays, model, params = imagegpt
-    logits = model.apply({"params": params}, jnp.asarray(arrays["tokens"])[:, :-1])
+    logits = jax.jit(model.apply)({"params": params}, jnp.asarray(arrays["tokens"])[:, :-1])
     np.testing.assert_allclose(logits, arrays["logits"], atol=1e-3)
 
 
 def test_imagegpt_greedy_tokens(imagegpt):
     arrays, model, params = imagegpt
-    sampling = sampling_params(1, temperature=0)
+    sampling = SamplingConfig(temperature=0).rows(1)
     tokens = generate(model, params, image_keys(0, np.arange(1)), None, sampling)
     np.testing.assert_array_equal(tokens, arrays["greedy"])

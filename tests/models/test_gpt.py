@@ -1,5 +1,6 @@
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +20,7 @@ VARIANTS = {
     "imagegpt": GPTConfig(**SHAPE, activation="sigmoid_gelu", positions="learned"),
     "digits": GPTConfig(**SHAPE, num_classes=101, class_factors=(11, 10)),
     "grouped": GPTConfig(**(SHAPE | {"num_heads": 4}), num_kv_heads=2, qk_norm=True),
-    "learned digits": GPTConfig(
-        **SHAPE, num_classes=12, class_factors=(3, 4), positions="learned"
-    ),
+    "learned digits": GPTConfig(**SHAPE, num_classes=12, class_factors=(3, 4), positions="learned"),
     "zero prefix": GPTConfig(**SHAPE, num_classes=5, prefix_rotation="zero"),
     "remat": GPTConfig(**SHAPE, num_classes=5, remat="full"),
 }
@@ -35,8 +34,6 @@ def random_params(config):
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     draw = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    import flax.linen as nn
-
     return nn.unbox(jax.tree.unflatten(tree, draw))
 
 
@@ -71,17 +68,14 @@ def test_parameter_counts_are_the_published_integers(config, count):
 def test_cached_decoding_equals_the_full_forward_pass(config):
     model, params = GPT(config), random_params(config)
     tokens, labels = example(config)
-    full = model.apply({"params": params}, tokens[:, :-1], labels)
+    variables = {"params": params}
+    full = jax.jit(model.apply)(variables, tokens[:, :-1], labels)
+    prefill = jax.jit(lambda *inputs: model.apply(variables, *inputs, method="prefill"))
+    step = jax.jit(lambda *inputs: model.apply(variables, *inputs, method="decode_step"))
     for start in (0, 5):
-        logits, cache = model.apply(
-            {"params": params},
-            tokens[:, :start],
-            labels,
-            init_kv_cache(config, len(tokens)),
-            method="prefill",
-        )
+        cache = init_kv_cache(config, len(tokens))
+        logits, cache = prefill(tokens[:, :start], labels, cache)
         np.testing.assert_allclose(logits, full[:, start], atol=1e-5)
-        step = jax.jit(lambda t, c: model.apply({"params": params}, t, c, method="decode_step"))
         for i in range(start, config.seq_len - 1):
             logits, cache = step(tokens[:, i], cache)
             np.testing.assert_allclose(logits, full[:, i + 1], atol=1e-5)
@@ -105,10 +99,12 @@ def test_coordinates_are_data():
     model, params = GPT(config), random_params(config)
     tokens, labels = example(config)
     raster = jnp.asarray(raster_coordinates(config.grid_shape))[None, :-1]
-    given = model.apply({"params": params}, tokens[:, :-1], labels, coordinates=raster)
-    default = model.apply({"params": params}, tokens[:, :-1], labels)
+    forward = jax.jit(
+        lambda **given: model.apply({"params": params}, tokens[:, :-1], labels, **given)
+    )
+    given, default = forward(coordinates=raster), forward()
     np.testing.assert_array_equal(given, default)
-    moved = model.apply({"params": params}, tokens[:, :-1], labels, coordinates=raster[:, ::-1])
+    moved = forward(coordinates=raster[:, ::-1])
     assert jnp.abs(moved[:, 2:] - default[:, 2:]).max() > 1e-3
 
 
@@ -120,7 +116,8 @@ def test_rematerialisation_changes_no_gradient():
     def loss(params, config):
         return jnp.sum(GPT(config).apply({"params": params}, tokens[:, :-1], labels) ** 2)
 
-    expected, got = jax.grad(loss)(params, plain), jax.grad(loss)(params, remat)
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    expected, got = gradient(params, plain), gradient(params, remat)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), expected, got)
 
 

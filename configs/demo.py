@@ -1,0 +1,60 @@
+"""Playing cards that show the number asked for, 0 to 100."""
+
+from igpt_jax.config import RunConfig, SamplesConfig
+from igpt_jax.data.cards import CardsConfig
+from igpt_jax.data.transforms import TransformConfig
+from igpt_jax.models.gpt import GPTConfig
+from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
+from igpt_jax.tokenizers.quantizers import FiniteScalarQuantizerConfig
+from igpt_jax.training.loop import TrainConfig
+from igpt_jax.training.optimizer import OptimizerConfig
+
+
+def get_config() -> RunConfig:
+    """The run."""
+    return RunConfig(
+        data=CardsConfig(num_cards=16_000, num_validation=512),
+        transform=TransformConfig(image_size=64, crop="resize"),
+        tokenizer=AutoencoderConfig(
+            image_size=64,
+            patch_size=4,
+            base_channels=64,
+            channel_multipliers=(1, 2),
+            num_res_blocks=1,
+            num_decoder_res_blocks=1,
+            latent_channels=64,
+            attention=False,
+            middle=False,
+            quantizer=FiniteScalarQuantizerConfig(levels=(8, 6, 5)),
+        ),
+        tokenizer_training=TrainConfig(
+            num_steps=200,
+            global_batch_size=32,
+            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=20),
+            log_every=20,
+            eval_every=100,
+            eval_batches=4,
+            picture_every=100,
+            checkpoint_every=100,
+        ),
+        gpt=GPTConfig(
+            num_layers=4,
+            num_heads=6,
+            embed_dim=192,
+            num_classes=101,
+            class_factors=(11, 10),
+        ),
+        gpt_training=TrainConfig(
+            num_steps=400,
+            global_batch_size=64,
+            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=40),
+            log_every=20,
+            eval_every=100,
+            eval_batches=4,
+            picture_every=100,
+            checkpoint_every=200,
+        ),
+        sampling=SamplingConfig(cfg_scale=2.0),
+        samples=SamplesConfig(columns=17, batch_size=101),
+    )

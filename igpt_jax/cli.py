@@ -1,0 +1,193 @@
+"""The command line: `igpt train | sample | encode`, and what train.py and sample.py call."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from igpt_jax.errors import UserError
+
+BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `igpt` command."""
+    commands: dict[str, tuple[Callable[[list[str]], dict[str, Any]], str]] = {
+        "train": (train, "train a tokenizer and a GPT from a config file"),
+        "sample": (sample, "draw pictures of a trained model"),
+        "encode": (encode, "write the tokens of a run's data set"),
+    }
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: igpt COMMAND ...\n\nImage generation with GPTs in JAX.\n\ncommands:")
+        for name, (_, text) in commands.items():
+            print(f"  {name:8}{text}")
+        print("\n`igpt COMMAND --help` tells the options of each.")
+        return 0
+    if argv[0] not in commands:
+        print(f"error: expected one of {', '.join(commands)}, got {argv[0]!r}", file=sys.stderr)
+        return BAD_INPUT
+    return run_command(commands[argv[0]][0], argv[1:])
+
+
+def run_command(
+    command: Callable[[list[str]], dict[str, Any]], argv: Sequence[str] | None = None
+) -> int:
+    """Runs a command; wrong input is one line and exit code 2, `--json` prints the result."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in argv
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, force=True)
+    for name in ("absl", "jax", "tensorboardX", "orbax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        result = command([arg for arg in argv if arg != "--json"])
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    for name, value in result.items():
+        if not as_json:
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    if as_json:
+        print(json.dumps(result))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong arguments as a `UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def train(argv: list[str]) -> dict[str, Any]:
+    """Trains from a config file; goes on where an earlier run in the same directory stopped."""
+    parser = _Parser(
+        prog="train.py",
+        description=train.__doc__,
+        epilog="Every field of the config can be set, e.g. --gpt_training.num_steps 100; "
+        "`train.py CONFIG --help` lists them.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("config", help="a Python file with get_config() -> RunConfig")
+    parser.add_argument("--workdir", type=Path, help="default: runs/NAME of the config file")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    wants_help = any(arg in ("-h", "--help") for arg in argv)
+    if wants_help and not [arg for arg in argv if not arg.startswith("-")]:
+        parser.print_help()
+        raise SystemExit(0)
+    known, overrides = parser.parse_known_args(argv)
+    from igpt_jax.config import RunConfig, load_config_file
+
+    config = load_config_file(known.config)
+    if wants_help:
+        parser.print_help()
+    config = _override(config, RunConfig, overrides)
+    from igpt_jax.run import run
+
+    workdir = known.workdir or Path("runs") / Path(known.config).stem
+    return run(config, workdir)
+
+
+def _override(config: Any, kind: type, arguments: list[str]) -> Any:
+    """Sets fields of a config from `--any.field value`; an unknown one is one clear line."""
+    import tyro
+
+    if not arguments:
+        return config
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return tyro.cli(
+                tyro.conf.AvoidSubcommands[kind], default=config, args=arguments, prog="train.py"
+            )
+    except SystemExit as stop:
+        text = output.getvalue()
+        if stop.code in (0, None):
+            print(text)
+            raise
+        words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", text).split()
+        raise UserError(f"config: {' '.join(words)}") from None
+
+
+def sample(argv: list[str]) -> dict[str, Any]:
+    """Draws pictures: a grid (--out FILE.png), files (--out DIR) or arrays (--out FILE.npz)."""
+    parser = _Parser(prog="sample.py", description=sample.__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
+    parser.add_argument("--labels", type=_integers, help="classes, e.g. 1,2 or 0-100")
+    parser.add_argument("--image", type=Path, help="a picture whose lower part is drawn anew")
+    parser.add_argument("--keep", type=float, default=0.5, help="share of --image that is kept")
+    parser.add_argument("--num-images", type=int, help="how many; of each label, if there are any")
+    parser.add_argument("--cfg-scale", type=float, help="guidance, 1 = off")
+    parser.add_argument("--temperature", type=float, help="0 = most probable token")
+    parser.add_argument("--top-k", type=int, help="tokens to draw from, 0 = all")
+    parser.add_argument("--top-p", type=float, help="mass to draw from, 1 = all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="default: DIR/sample.png")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = parser.parse_args(argv)
+    from igpt_jax.model import load
+    from igpt_jax.sampling.output import complete_settings, read_image, write_images
+
+    if args.num_images is not None and args.num_images < 1:
+        raise UserError(f"--num-images: expected at least 1, got {args.num_images}")
+    model = load(args.directory)
+    repeats = args.num_images or 1
+    labels = None if args.labels is None else [n for n in args.labels for _ in range(repeats)]
+    count = repeats if labels is None else len(labels)
+    images = None
+    if args.image is not None:
+        image = read_image(args.image, model.config.tokenizer.image_size)
+        images = image[None].repeat(count, axis=0)
+    given = {
+        name: getattr(args, name)
+        for name in ("temperature", "cfg_scale", "top_k", "top_p")
+        if getattr(args, name) is not None
+    }
+    drawn = model.sample(
+        labels, num_images=count, seed=args.seed, images=images, keep=args.keep, **given
+    )
+    settings = dataclasses.asdict(dataclasses.replace(model.config.sampling, **given))
+    settings |= {"seed": args.seed, "keep": args.keep if images is not None else None}
+    out = args.out or args.directory / "sample.png"
+    write_images(out, drawn, complete_settings(settings, labels, count))
+    return {"out": str(out), "num_images": len(drawn)}
+
+
+def encode(argv: list[str]) -> dict[str, Any]:
+    """Writes the tokens of a run's data set, training its tokenizer first if need be."""
+    parser = _Parser(prog="igpt encode", description=encode.__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = parser.parse_args(argv)
+    from igpt_jax.run import encode as encode_run
+
+    return encode_run(args.directory)
+
+
+def _integers(text: str) -> list[int]:
+    """Reads 1,2,5-9."""
+    numbers = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise argparse.ArgumentTypeError(
+                f"expected whole numbers like 1,2 or 0-9, got {text!r}"
+            )
+        numbers.extend(range(int(first), int(last or first) + 1))
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"expected at least one number, got {text!r}")
+    return numbers

@@ -1,0 +1,1 @@
+"""Pictures in: sources, transforms, the input pipeline and encoded token shards."""

@@ -1,0 +1,70 @@
+"""Pictures in and out of files, with the settings that made them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igpt_jax.data.geometry import center_crop
+from igpt_jax.data.images import BrokenImageError, decode_image
+from igpt_jax.errors import UserError
+from igpt_jax.grid import image_grid, save_png
+from igpt_jax.typing import UInt8
+
+
+def read_image(path: Path, image_size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Reads any picture and crops its centre to the model's size.
+
+    Raises:
+        UserError: no file, or no picture in it.
+    """
+    try:
+        return center_crop(decode_image(path.read_bytes()), image_size)
+    except BrokenImageError as error:
+        raise UserError(f"{path}: expected a picture: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: expected a picture: {error.strerror}") from error
+
+
+def complete_settings(
+    settings: Mapping[str, Any], labels: Sequence[int] | None, count: int
+) -> list[dict[str, Any]]:
+    """The settings of each picture: the common ones, its index and its label."""
+    return [
+        {**settings, "index": i, "label": None if labels is None else int(labels[i])}
+        for i in range(count)
+    ]
+
+
+def write_images(
+    path: Path, images: UInt8[np.ndarray, "n h w 3"], settings: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes a grid (.png), arrays (.npz) or, to a path without suffix, one PNG a picture.
+
+    Each picture's seed, index and settings go into the PNG's text chunk `igpt_jax`, or beside the
+    arrays.
+
+    Raises:
+        UserError: another suffix.
+    """
+    match path.suffix.lower():
+        case ".png":
+            labels = [entry["label"] for entry in settings]
+            captions = None if None in labels else [str(label) for label in labels]
+            save_png(path, image_grid(images, captions=captions), {"images": list(settings)})
+        case ".npz":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            columns: dict[str, Any] = {
+                key: np.asarray([entry[key] for entry in settings])
+                for key in settings[0]
+                if settings[0][key] is not None
+            }
+            np.savez(path, images=images, **columns)
+        case "":
+            for entry, image in zip(settings, images, strict=True):
+                save_png(path / f"{entry['index']:05d}.png", image, entry)
+        case suffix:
+            raise UserError(
+                f"--out: expected FILE.png, FILE.npz or a directory, got the suffix {suffix}"
+            )

@@ -1,0 +1,56 @@
+"""A run that trains in seconds, for our tests and for yours."""
+
+import dataclasses
+from typing import Any
+
+from igpt_jax.config import RunConfig, SamplesConfig
+from igpt_jax.data.cards import CardsConfig
+from igpt_jax.data.transforms import TransformConfig
+from igpt_jax.models.gpt import GPTConfig
+from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
+from igpt_jax.tokenizers.quantizers import FiniteScalarQuantizerConfig
+from igpt_jax.training.loop import TrainConfig
+from igpt_jax.training.optimizer import OptimizerConfig
+
+
+def tiny_config(**changes: Any) -> RunConfig:
+    """Cards of 32 pixels, 16 tokens each, a GPT of two layers, eight steps of everything."""
+    training = TrainConfig(
+        num_steps=8,
+        global_batch_size=8,
+        optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=2),
+        log_every=1,
+        eval_every=4,
+        eval_batches=1,
+        picture_every=4,
+        checkpoint_every=3,
+    )
+    config = RunConfig(
+        data=CardsConfig(num_cards=64, num_validation=16, image_size=32),
+        transform=TransformConfig(image_size=32, crop="resize"),
+        tokenizer=AutoencoderConfig(
+            image_size=32,
+            patch_size=4,
+            base_channels=8,
+            channel_multipliers=(1, 2),
+            num_res_blocks=1,
+            latent_channels=8,
+            attention=False,
+            middle=False,
+            quantizer=FiniteScalarQuantizerConfig(levels=(4, 3, 2)),
+        ),
+        tokenizer_training=training,
+        gpt=GPTConfig(
+            num_layers=2,
+            num_heads=2,
+            embed_dim=16,
+            mlp_dim=32,
+            num_classes=101,
+            class_factors=(11, 10),
+            residual_dropout=0.1,
+        ),
+        gpt_training=training,
+        samples=SamplesConfig(num_per_class=1, batch_size=101),
+        num_threads=1,
+    )
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,102 @@
+"""The convolutional image tokenizer of VQGAN and LlamaGen, for any size of model."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from igpt_jax.tokenizers.autoencoder_blocks import Dtypes
+from igpt_jax.tokenizers.autoencoder_config import AutoencoderConfig
+from igpt_jax.tokenizers.encoder_decoder import Decoder, Encoder
+from igpt_jax.tokenizers.quantizers import build_quantizer
+from igpt_jax.typing import Array, Float, Int
+
+__all__ = ["Autoencoder", "AutoencoderConfig", "AutoencoderOutput"]
+
+
+class AutoencoderOutput(NamedTuple):
+    """Everything that training looks at."""
+
+    reconstruction: Float[Array, "b h w 3"]
+    tokens: Int[Array, "b l"]
+    latents: Float[Array, "b gh gw d"]
+    quantized: Float[Array, "b gh gw d"]
+    codebook_loss: Float[Array, ""]
+    commitment_loss: Float[Array, ""]
+
+
+class Autoencoder(nn.Module):
+    """Encoder, quantizer and decoder: an `ImageTokenizer` that is trained (Esser et al. 2021).
+
+    Attributes:
+        config: its size.
+        dtype: dtype of the computation; quantization is always float32.
+        param_dtype: dtype of the parameters.
+    """
+
+    config: AutoencoderConfig
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Declare the parts."""
+        config = self.config
+        dtypes = Dtypes(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.encoder = Encoder(config=config, **dtypes)
+        self.quant_conv = nn.Conv(config.quantizer.code_dim, (1, 1), padding="VALID", **dtypes)
+        self.quantizer = build_quantizer(config.quantizer)
+        self.post_quant_conv = nn.Conv(config.latent_channels, (1, 1), padding="VALID", **dtypes)
+        self.decoder = Decoder(config=config, **dtypes)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.config.image_size
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.config.grid_shape
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.config.vocab_size
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, deterministic: bool = True
+    ) -> AutoencoderOutput:
+        """Encode, quantize and reconstruct images; gradients pass straight through."""
+        latents = self.latents(images, deterministic=deterministic)
+        result = self.quantizer(latents)
+        return AutoencoderOutput(
+            reconstruction=self._reconstruct(result.quantized, deterministic=deterministic),
+            tokens=result.tokens.reshape(images.shape[0], -1),
+            latents=latents,
+            quantized=result.quantized,
+            codebook_loss=result.codebook_loss,
+            commitment_loss=result.commitment_loss,
+        )
+
+    def latents(
+        self, images: Float[Array, "b h w 3"], *, deterministic: bool = True
+    ) -> Float[Array, "b gh gw d"]:
+        """Return the latents of images, in float32."""
+        features = self.encoder(images.astype(self.dtype), deterministic=deterministic)
+        return self.quant_conv(features).astype(jnp.float32)
+
+    def encode(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b l"]:
+        """Return the tokens of images, in raster order."""
+        return self.quantizer(self.latents(images)).tokens.reshape(images.shape[0], -1)
+
+    def decode(self, tokens: Int[Array, "b l"]) -> Float[Array, "b h w 3"]:
+        """Return the images of tokens, not clipped to [-1, 1]."""
+        grid = tokens.reshape(tokens.shape[0], *self.grid_shape)
+        return self._reconstruct(self.quantizer.lookup(grid), deterministic=True)
+
+    def _reconstruct(
+        self, quantized: Float[Array, "b gh gw d"], *, deterministic: bool
+    ) -> Float[Array, "b h w 3"]:
+        features = self.post_quant_conv(quantized.astype(self.dtype))
+        return self.decoder(features, deterministic=deterministic).astype(jnp.float32)

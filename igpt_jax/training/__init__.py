@@ -1,0 +1,1 @@
+"""State, optimizer, steps, loop and checkpoints of a training run."""

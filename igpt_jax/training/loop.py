@@ -1,0 +1,290 @@
+"""The training loop, the same for tokenizers and GPTs."""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from igpt_jax.errors import UserError
+from igpt_jax.training.checkpoint import Checkpoints
+from igpt_jax.training.guard import LossGuard
+from igpt_jax.training.metrics import MetricWriter
+from igpt_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from igpt_jax.training.sharding import check_batch_size, replicated, shard_batch
+from igpt_jax.training.state import InitParams, TrainState, init_state, state_shardings
+from igpt_jax.training.steps import Loss, Metrics, make_eval_step, make_train_step
+from igpt_jax.typing import PRNGKey
+
+logger = logging.getLogger("igpt_jax.training")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long to train and how often to look.
+
+    Attributes:
+        num_steps: optimizer updates.
+        global_batch_size: pictures an update, over all devices and accumulation steps.
+        accumulation_steps: parts of a batch whose gradients are averaged before an update.
+        optimizer: AdamW and its schedule.
+        ema_decay: of the averaged parameters that sampling uses.
+        log_every: steps between rows of training metrics.
+        eval_every: steps between measurements on the validation data.
+        eval_batches: batches of each measurement.
+        picture_every: steps between pictures (samples or reconstructions); 0 for none.
+        checkpoint_every: steps between checkpoints; one is always written at the end.
+        keep_last: newest checkpoints that are kept.
+        keep_best: checkpoints of lowest validation loss that are kept too.
+    """
+
+    num_steps: int = 1_000
+    global_batch_size: int = 64
+    accumulation_steps: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decay: float = 0.999
+    log_every: int = 50
+    eval_every: int = 500
+    eval_batches: int = 8
+    picture_every: int = 500
+    checkpoint_every: int = 500
+    keep_last: int = 2
+    keep_best: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses counts that no run has."""
+        for name in ("num_steps", "global_batch_size", "accumulation_steps", "log_every",
+                     "eval_every", "eval_batches", "checkpoint_every", "keep_last"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.picture_every < 0 or self.keep_best < 0:
+            raise UserError("picture_every and keep_best: expected 0 (off) or more")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: how to start, what to minimise, what to show.
+
+    Attributes:
+        name: of the progress bar.
+        init: key -> parameters, with logical axis names.
+        loss: (params, batch, key or None) -> (mean loss, metrics).
+        prepare: (params, first batch, key) -> params, once before the first step; None for none.
+        show: (averaged params, validation batch, step) writes a picture; None for none.
+    """
+
+    name: str
+    init: InitParams
+    loss: Loss
+    prepare: Callable[[Any, dict[str, np.ndarray], PRNGKey], Any] | None = None
+    show: Callable[[Any, dict[str, np.ndarray], int], None] | None = None
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    *,
+    train_data: grain.IterDataset,
+    validation_data: grain.IterDataset,
+    directory: Path,
+    mesh: Mesh,
+    seed: int,
+    metadata: Mapping[str, Any],
+    wandb_project: str | None = None,
+) -> None:
+    """Trains to the last step; goes on from the newest checkpoint in `directory`.
+
+    A run that was interrupted at any moment and started again ends with the same bits as one
+    that was not: batches follow the saved position, keys follow the step.
+
+    Args:
+        task: what is trained.
+        config: how long, and how often to look.
+        train_data: batches without end, this process's rows.
+        validation_data: batches of one epoch.
+        directory: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/` and pictures.
+        mesh: devices.
+        seed: of parameters, dropout and condition dropout.
+        metadata: JSON stored in each checkpoint.
+        wandb_project: logs there too.
+
+    Raises:
+        UserError: the loss is not finite, the batch does not divide, or a checkpoint is damaged.
+    """
+    check_batch_size(config.global_batch_size, config.accumulation_steps, mesh)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    batches = iter(train_data)
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(
+            directory / "checkpoints", keep_last=config.keep_last, keep_best=config.keep_best
+        ) as checkpoints,
+    ):
+        state = _start_or_restore(task, optimizer, checkpoints, batches, init_key, mesh)
+        start = int(state.step)
+        if start >= config.num_steps:
+            return
+        step_function = jax.jit(
+            make_train_step(
+                task.loss,
+                optimizer,
+                ema_decay=config.ema_decay,
+                accumulation_steps=config.accumulation_steps,
+            ),
+            donate_argnums=0,
+        )
+        evaluate = _evaluator(task, config, validation_data, mesh)
+        schedule = learning_rate(config.optimizer, config.num_steps)
+        with MetricWriter(
+            directory, resume_step=start, wandb_project=wandb_project, config=metadata
+        ) as writer:
+            log = _Log(writer, config, schedule, start, task.name)
+            for step in range(start + 1, config.num_steps + 1):
+                waited = time.perf_counter()
+                batch = next(batches)
+                log.waited += time.perf_counter() - waited
+                state, metrics = step_function(state, shard_batch(batch, mesh), step_key)
+                log.add(step, metrics)
+
+                def due(every: int, step: int = step) -> bool:
+                    return step % every == 0 or step == config.num_steps
+
+                measured = None
+                if due(config.log_every):
+                    log.flush()
+                if due(config.eval_every):
+                    measured = evaluate(state.ema_params)
+                    writer.write(step, "validation", measured)
+                    log.validation(step, measured)
+                if config.picture_every and due(config.picture_every) and task.show is not None:
+                    task.show(state.ema_params, next(iter(validation_data)), step)
+                if due(config.checkpoint_every):
+                    log.flush()  # the guard sees every loss before it is saved
+                    position = {"data_state": batches.get_state()}
+                    checkpoints.save(state, {**metadata, **position}, measured)
+            log.close()
+
+
+def _start_or_restore(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+    batches: Any,
+    key: PRNGKey,
+    mesh: Mesh,
+) -> TrainState:
+    """The state of the newest checkpoint, or a new one; moves the data to its position."""
+    shardings = state_shardings(task.init, optimizer, mesh)
+    if checkpoints.latest is None:
+        create = jax.jit(lambda key: init_state(task.init, optimizer, key), out_shardings=shardings)
+        state = create(key)
+        if task.prepare is None:
+            return state
+        origin = batches.get_state()
+        prepared = task.prepare(state.params, next(batches), jax.random.fold_in(key, 1))
+        batches.set_state(origin)
+        prepared = jax.device_put(prepared, shardings.params)
+        copy = jax.tree.map(lambda x: x.copy(), prepared)
+        return state.replace(params=prepared, ema_params=copy)
+    shapes = jax.eval_shape(lambda key: init_state(task.init, optimizer, key), key)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    state, metadata = checkpoints.restore(abstract)
+    batches.set_state(metadata["data_state"])
+    logger.info("%s: going on from step %d", task.name, int(state.step))
+    return state
+
+
+def _evaluator(
+    task: Task, config: TrainConfig, data: grain.IterDataset, mesh: Mesh
+) -> Callable[[Any], dict[str, float]]:
+    """Means of the metrics over the first validation batches."""
+    eval_step = jax.jit(make_eval_step(task.loss), out_shardings=replicated(mesh))
+
+    def evaluate(params: Any) -> dict[str, float]:
+        batches = itertools.islice(iter(data), config.eval_batches)
+        rows = jax.device_get([eval_step(params, shard_batch(batch, mesh)) for batch in batches])
+        if not rows:
+            raise UserError(
+                f"validation data: expected at least one batch of {config.global_batch_size} "
+                "pictures, found fewer; lower global_batch_size or keep more for validation"
+            )
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    return evaluate
+
+
+@dataclass
+class _Log:
+    """Collects the metrics of steps on the device, reads them once a row."""
+
+    writer: MetricWriter
+    config: TrainConfig
+    schedule: optax.Schedule
+    start: int
+    name: str
+    waited: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._pending: list[tuple[int, Metrics]] = []
+        self._guard = LossGuard()
+        self._since = time.perf_counter()
+        self._bar = tqdm(
+            total=self.config.num_steps, initial=self.start, desc=self.name, unit="step"
+        )
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of one step without waiting for them."""
+        self._pending.append((step, metrics))
+        self._bar.update()
+
+    def flush(self) -> None:
+        """Judges each step since the last row and writes their means."""
+        if not self._pending:
+            return
+        steps = [step for step, _ in self._pending]
+        rows = jax.device_get([metrics for _, metrics in self._pending])
+        self._pending.clear()
+        elapsed = time.perf_counter() - self._since
+        spikes = [
+            self._guard.check(step, float(row["loss"]), float(row["grad_norm"]))
+            for step, row in zip(steps, rows, strict=True)
+        ]
+        images_per_second = len(steps) * self.config.global_batch_size / elapsed
+        self.writer.write(
+            steps[-1],
+            "train",
+            {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+            | {
+                "learning_rate": float(np.asarray(self.schedule(steps[-1] - 1))),
+                "images_per_second": images_per_second,
+                "data_wait_share": self.waited / elapsed,
+                "spikes": float(sum(spikes)),
+            },
+        )
+        self._bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}", images_s=f"{images_per_second:.0f}")
+        self._since, self.waited = time.perf_counter(), 0.0
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Prints one line of validation metrics above the bar."""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self._bar.write(f"{self.name} step {step}: validation {shown}")
+        self._since = time.perf_counter()
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        self.flush()
+        self._bar.close()

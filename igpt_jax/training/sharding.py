@@ -1,0 +1,119 @@
+"""The device mesh and the one table that says how arrays lie on it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from igpt_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis of a parameter -> mesh axis. Megatron-style tensor parallelism (Shoeybi et al. 2019)
+# over heads, hidden channels and vocabulary; ZeRO-3 style sharding over the residual channels.
+RULES = (
+    ("vocab", "tensor"),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("head_dim", None),
+    ("mlp", "tensor"),
+    ("norm", None),
+    ("layers", None),
+)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many devices share the work, and how.
+
+    Attributes:
+        data: copies of the model that see different pictures; -1 takes all devices left.
+        fsdp: devices that share one copy of parameters and optimizer state.
+        tensor: devices that share one matrix product.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh ('data', 'fsdp', 'tensor') over all devices.
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    given = config.fsdp * config.tensor
+    data = len(devices) // given if config.data == -1 else config.data
+    if data * given != len(devices) or min(data, config.fsdp, config.tensor) < 1:
+        raise UserError(
+            f"mesh: expected data * fsdp * tensor = {len(devices)} devices, got "
+            f"{config.data} * {config.fsdp} * {config.tensor}; set data to -1 to take what is left"
+        )
+    # Linen needs Auto axes: it places no sharding on intermediate arrays itself.
+    shape = (data, config.fsdp, config.tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+    """Shardings of (abstract) parameters that carry logical axis names.
+
+    An axis that does not divide by its share of the mesh is left whole.
+    """
+    specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
+
+    def fit(leaf: Any, spec: PartitionSpec) -> NamedSharding:
+        sizes = [1 if axis is None else mesh.shape[axis] for axis in spec]
+        fitted = [
+            axis if size > 1 and dim % size == 0 else None
+            for dim, size, axis in zip(leaf.shape, sizes, spec, strict=False)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*fitted))
+
+    return jax.tree.map(fit, nn.unbox(boxed), specs)
+
+
+def opt_state_shardings(
+    optimizer: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh
+) -> Any:
+    """Shardings of the optimizer state: moments lie like their parameters."""
+    return optax.tree_utils.tree_map_params(
+        optimizer.init,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's rows of a global batch on its devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def check_batch_size(global_batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
+    """Refuses a batch that the mesh and the accumulation steps cannot split evenly."""
+    shares = accumulation_steps * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if global_batch_size % shares:
+        near = max(global_batch_size // shares, 1) * shares
+        raise UserError(
+            f"global_batch_size: expected a multiple of {shares} (accumulation steps x data x fsdp "
+            f"devices), got {global_batch_size}; try {near}"
+        )

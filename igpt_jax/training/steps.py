@@ -1,0 +1,93 @@
+"""The train step and the eval step, for any loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from igpt_jax.training.state import TrainState
+from igpt_jax.typing import Array, Float, PRNGKey
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+# (params, batch, key or None for evaluation) -> (loss, metrics)
+Loss = Callable[[Any, Batch, PRNGKey | None], tuple[Float[Array, ""], Metrics]]
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float,
+    accumulation_steps: int = 1,
+) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
+    """Builds `(state, batch, key) -> (state, metrics)`.
+
+    A step whose loss or gradient is not finite changes nothing but the count, so that the last
+    good parameters can still be saved; `metrics["skipped"]` is then 1.
+
+    Args:
+        loss: mean over the batch.
+        optimizer: what turns gradients to updates.
+        ema_decay: of the averaged parameters; warmed up as (1 + step) / (10 + step), so that
+            short runs do not average over their start.
+        accumulation_steps: parts of a batch whose gradients are averaged before one update.
+    """
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+    def accumulated(params: Any, batch: Batch, key: PRNGKey) -> tuple[tuple[Array, Metrics], Any]:
+        if accumulation_steps == 1:
+            return value_and_grad(params, batch, key)
+
+        def split(x: Array) -> Array:
+            # Interleaved, so that each part keeps rows of every device.
+            rows = x.reshape(-1, accumulation_steps, *x.shape[1:])
+            return jnp.moveaxis(rows, 1, 0)
+
+        def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+            rows, index = part
+            result = value_and_grad(params, rows, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda a, b: a + b / accumulation_steps, total, result), None
+
+        parts = jax.tree.map(split, batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(value_and_grad, params, first, key),
+        )
+        return jax.lax.scan(add, zeros, (parts, jnp.arange(accumulation_steps)))[0]
+
+    def train_step(state: TrainState, batch: Batch, key: PRNGKey) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        (value, metrics), gradients = accumulated(state.params, batch, key)
+        grad_norm = optax.tree.norm(gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        params, ema_params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema_params, opt_state),
+            (state.params, state.ema_params, state.opt_state),
+        )
+        metrics = metrics | {
+            "loss": value,
+            "grad_norm": grad_norm,
+            "skipped": 1.0 - finite.astype(jnp.float32),
+        }
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return train_step
+
+
+def make_eval_step(loss: Loss) -> Callable[[Any, Batch], Metrics]:
+    """Builds `(params, batch) -> metrics`, without dropout."""
+
+    def eval_step(params: Any, batch: Batch) -> Metrics:
+        value, metrics = loss(params, batch, None)
+        return metrics | {"loss": value}
+
+    return eval_step

@@ -1,0 +1,227 @@
+"""A whole tiny run from end to end, and what a user can do with it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import igpt_jax
+from igpt_jax.cli import main
+from igpt_jax.config import RunConfig, from_dict, load_config_file, to_dict
+from igpt_jax.data.cards import CardSource
+from igpt_jax.data.sources import ArrayConfig
+from igpt_jax.errors import UserError
+from igpt_jax.model import build_tokenizer, gpt_inputs, tokenizer_input
+from igpt_jax.models.gpt import GPT, init_kv_cache
+from igpt_jax.run import run
+from igpt_jax.testing import tiny_config
+from igpt_jax.tokenizers.palette import PaletteConfig
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return igpt_jax.load(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def cards():
+    source = CardSource(tiny_config().data, "validation")
+    items = [source[i] for i in range(6)]
+    return np.stack([item["image"] for item in items]), [item["label"] for item in items]
+
+
+def test_every_stage_leaves_what_it_promises(tiny_run):
+    for name in (
+        "config.json", "result.json", "samples.png", "tokenizer/metrics.jsonl",
+        "tokenizer/reconstructions-000004.png", "gpt/samples-000008.png", "gpt/checkpoints/8",
+        "tokens/train/header.json", "tokens/validation/check.png",
+    ):  # fmt: skip
+        assert (tiny_run / name).exists(), name
+    assert list((tiny_run / "gpt/tensorboard").glob("events*"))
+    result = json.loads((tiny_run / "result.json").read_text())["result"]
+    assert result["num_samples"] == 101
+    assert 0 <= result["card_accuracy"] <= 1
+    assert result["nats_per_token"] < 1.2 * np.log(24)
+
+
+def test_a_finished_run_does_nothing_again(tiny_run):
+    before = {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
+    run(tiny_config(), tiny_run)
+    after = {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
+    assert {p.name for p in after if before.get(p) != after[p]} <= {"config.json"}
+
+
+def test_another_config_in_the_same_directory_is_refused(tiny_run):
+    with pytest.raises(UserError, match=r"another seed; use another --workdir"):
+        run(tiny_config(seed=7), tiny_run)
+
+
+def test_sample_encode_decode_log_likelihood(model, cards):
+    images, labels = cards
+    drawn = model.sample(labels=[7, 42], seed=0)
+    assert drawn.shape == (2, 32, 32, 3)
+    assert drawn.dtype == np.uint8
+    tokens = model.encode(images)
+    assert tokens.shape == (6, 16)
+    assert tokens.dtype == np.int32
+    decoded = model.decode(tokens)
+    assert decoded.shape == images.shape
+    nats = model.log_likelihood(images, labels=labels)
+    assert nats.shape == (6,)
+    assert nats.dtype == np.float32
+    assert (nats < 0).all()
+
+
+def test_log_likelihood_is_the_sum_over_the_chain_rule(model, cards):
+    """p(tokens) from the sampler's own decode steps equals the one-pass likelihood."""
+    images, labels = cards
+    tokens, ids = model.encode(images), jnp.asarray(labels, jnp.int32)
+    variables = {"params": model.params}
+    cache = init_kv_cache(model.gpt.config, len(tokens))
+    empty = jnp.zeros((len(tokens), 0), jnp.int32)
+    logits, cache = model.gpt.apply(variables, empty, ids, cache, method="prefill")
+    step = jax.jit(lambda t, c: model.gpt.apply(variables, t, c, method="decode_step"))
+    total = np.zeros(len(tokens))
+    for i in range(tokens.shape[1]):
+        total += np.asarray(jax.nn.log_softmax(logits))[np.arange(len(tokens)), tokens[:, i]]
+        if i + 1 < tokens.shape[1]:
+            logits, cache = step(jnp.asarray(tokens[:, i]), cache)
+    np.testing.assert_allclose(model.log_likelihood(images, labels), total, rtol=1e-4)
+
+
+def test_requests_larger_than_a_batch_give_the_same_pictures(model):
+    labels = list(range(7))
+    small = dataclasses.replace(model, batch_size=3)
+    np.testing.assert_array_equal(model.sample(labels, seed=3), small.sample(labels, seed=3))
+    np.testing.assert_array_equal(model.sample(labels, seed=3)[:2], model.sample([0, 1], seed=3))
+
+
+def test_completion_keeps_the_upper_tokens(model, cards):
+    images, labels = cards
+    drawn = model.sample(labels, images=images, keep=0.5, seed=1)
+    assert drawn.shape == images.shape
+    whole = model.encode(images)
+    ids, half = jnp.asarray(labels, jnp.int32), jnp.asarray(whole[:, :8])
+    tokens = model.sample_tokens(ids, 6, model.config.sampling, 1, half)
+    np.testing.assert_array_equal(tokens[:, :8], whole[:, :8])
+    assert (tokens[:, 8:] != whole[:, 8:]).any()
+    np.testing.assert_array_equal(model.decode(tokens), drawn)
+
+
+@pytest.mark.parametrize(
+    ("request_", "word"),
+    [
+        ({"labels": [101]}, "0 to 100"),
+        ({"labels": [-1]}, "0 to 100"),
+        ({"labels": [0.5]}, "whole numbers"),
+        ({"labels": [1, 2], "num_images": 3}, "one number of pictures"),
+        ({"num_images": 0}, "at least 1"),
+        ({"labels": [1], "temperature": -1.0}, "temperature"),
+        ({"labels": [1], "top_p": 0.0}, "top_p"),
+        ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, "32, 32, 3"),
+        ({"images": np.zeros((1, 32, 32, 3), np.float32)}, "uint8"),
+        ({"images": np.zeros((1, 32, 32, 3), np.uint8), "keep": 1.0}, "keep"),
+    ],
+)
+def test_requests_that_cannot_be_met_say_why(model, request_, word):
+    with pytest.raises(UserError, match=word):
+        model.sample(**request_)
+
+
+def test_tokens_that_do_not_exist_are_refused(model):
+    with pytest.raises(UserError, match="0 to 23"):
+        model.decode(np.full((1, 16), 24))
+    with pytest.raises(UserError, match=r"\(b, 16\)"):
+        model.decode(np.zeros((1, 15), np.int32))
+
+
+def test_sample_command_writes_grid_files_and_arrays(tiny_run, tmp_path, capsys):
+    base = ["sample", str(tiny_run), "--labels", "3,5-6", "--seed", "4", "--top-k", "5"]
+    assert main([*base, "--out", str(tmp_path / "grid.png"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == {"out": str(tmp_path / "grid.png"), "num_images": 3}
+    with Image.open(tmp_path / "grid.png") as picture:
+        info = json.loads(picture.info["igpt_jax"])["images"]
+    assert [(i["seed"], i["index"], i["label"], i["top_k"]) for i in info] == [
+        (4, 0, 3, 5), (4, 1, 5, 5), (4, 2, 6, 5),
+    ]  # fmt: skip
+    assert main([*base, "--out", str(tmp_path / "files")]) == 0
+    assert main([*base, "--out", str(tmp_path / "arrays.npz")]) == 0
+    with np.load(tmp_path / "arrays.npz") as file:
+        arrays = dict(file)
+    assert arrays["label"].tolist() == [3, 5, 6]
+    for i in range(3):
+        with Image.open(tmp_path / f"files/{i:05d}.png") as picture:
+            np.testing.assert_array_equal(picture, arrays["images"][i])
+            assert json.loads(picture.info["igpt_jax"])["index"] == i
+
+
+def test_sample_command_completes_a_picture(tiny_run, tmp_path):
+    path = tmp_path / "card.png"
+    Image.new("RGB", (50, 40), "white").save(path)
+    out = tmp_path / "out.png"
+    assert main(["sample", str(tiny_run), "--image", str(path), "--out", str(out)]) == 0
+    assert out.exists()
+
+
+def test_encode_command_writes_tokens_again(tiny_run, capsys):
+    assert main(["encode", str(tiny_run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"train": 64, "validation": 16}
+
+
+def test_a_palette_run_without_classes(tmp_path):
+    """iGPT's way: pixels as palette colours, a start vector, learned positions."""
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "data.npz", images=images)
+    base = tiny_config()
+    config = dataclasses.replace(
+        base,
+        data=ArrayConfig(str(tmp_path / "data.npz"), validation_count=8),
+        transform=dataclasses.replace(base.transform, image_size=8),
+        tokenizer=PaletteConfig(image_size=8, num_colors=16),
+        gpt=dataclasses.replace(
+            base.gpt, num_classes=0, class_factors=(), positions="learned",
+            activation="sigmoid_gelu",
+        ),
+        samples=dataclasses.replace(base.samples, num_images=4),
+    )  # fmt: skip
+    result = run(config, tmp_path / "run")
+    assert result["num_samples"] == 4
+    model = igpt_jax.load(tmp_path / "run")
+    assert model.sample(num_images=3).shape == (3, 8, 8, 3)
+    assert model.log_likelihood(images[:2]).shape == (2,)
+
+
+def test_config_survives_json():
+    config = tiny_config().resolved()
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*.py")), ids=lambda p: p.stem)
+def test_every_config_builds_and_traces_one_step(path, monkeypatch):
+    monkeypatch.setenv("IGPT_DATA", "/nowhere")
+    config = load_config_file(path).resolved()
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+    gpt, tokenizer = GPT(config.gpt), build_tokenizer(config.tokenizer)
+    key = jax.random.key(0)
+    jax.eval_shape(lambda: tokenizer.init(key, tokenizer_input(tokenizer)))
+    logits = jax.eval_shape(lambda: gpt.init_with_output(key, *gpt_inputs(gpt))[0])
+    assert logits.shape == (1, config.gpt.seq_len, config.tokenizer.vocab_size)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, igpt_jax; igpt_jax.load; "
+        "print([m for m in ('tensorflow', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

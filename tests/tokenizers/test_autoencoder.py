@@ -1,0 +1,89 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_autoencoder import SMALL, abstract_variables, random_params, small_autoencoder
+
+from igpt_jax.errors import UserError
+from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+
+KEY = jax.random.key(0)
+IMAGES = jax.random.uniform(KEY, (2, 16, 16, 3), minval=-1, maxval=1)
+FULL = small_autoencoder(middle=True, attention=True)
+VECTOR = small_autoencoder(quantizer=VectorQuantizerConfig(10, 3))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (AutoencoderConfig(), 71_883_403),
+        (AutoencoderConfig(channel_multipliers=(1, 2, 2, 4)), 70_109_835),
+        (AutoencoderConfig(quantizer=VectorQuantizerConfig(1024, 256, False)), 72_141_699),
+    ],
+    ids=["LlamaGen VQ-16", "LlamaGen VQ-8", "taming f16 1024"],
+)
+def test_parameter_counts_are_the_published_ones(config, expected):
+    variables = abstract_variables(Autoencoder(config))
+    assert set(variables) == {"params"}
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == expected
+
+
+@pytest.mark.parametrize("model", [FULL, VECTOR], ids=["full", "vector"])
+def test_the_methods_agree(model):
+    variables = {"params": random_params(model)}
+    output = jax.jit(model.apply)(variables, IMAGES)
+    assert output.reconstruction.shape == IMAGES.shape
+    code_dim = model.config.quantizer.code_dim
+    assert output.latents.shape == output.quantized.shape == (2, 4, 4, code_dim)
+    apply = jax.jit(model.apply, static_argnames="method")
+    np.testing.assert_array_equal(apply(variables, IMAGES, method="encode"), output.tokens)
+    latents = apply(variables, IMAGES, method="latents")
+    np.testing.assert_allclose(latents, output.latents, atol=1e-5)
+    decoded = apply(variables, output.tokens, method="decode")
+    np.testing.assert_allclose(decoded, output.reconstruction, atol=1e-5)
+
+
+def test_tokens_are_in_raster_order():
+    model = small_autoencoder(channel_multipliers=(1,), num_decoder_res_blocks=0)
+    variables = {"params": random_params(model)}
+    decode = jax.jit(partial(model.apply, method="decode"))
+    tokens = jnp.zeros((1, 64), jnp.int32)
+    changed = decode(variables, tokens.at[0, 1 * 8 + 6].set(11)) - decode(variables, tokens)
+    row, column, _ = np.unravel_index(np.abs(np.asarray(changed)[0]).argmax(), (16, 16, 3))
+    # Two 3x3 convolutions spread it to two patches (of 2 pixels) a side at most.
+    assert row // 2 == pytest.approx(1, abs=2)
+    assert column // 2 == pytest.approx(6, abs=2)
+
+
+def test_sizes_follow_the_config():
+    model = small_autoencoder()
+    assert SMALL.downsample == 4
+    assert SMALL.grid_shape == model.grid_shape == (4, 4)
+    assert SMALL.vocab_size == model.vocab_size == 12
+    assert model.image_size == 16
+
+
+def test_flags_leave_blocks_out():
+    full, plain = (
+        set(abstract_variables(model)["params"]["encoder"]) for model in (FULL, small_autoencoder())
+    )
+    assert full - plain == {"mid_res_0", "mid_attention", "mid_res_1", "level_1_attention_0"}
+    assert plain < full
+
+
+def test_bfloat16_keeps_parameters_and_quantization_in_float32():
+    model = Autoencoder(SMALL, dtype=jnp.bfloat16)
+    variables = abstract_variables(model)
+    output = jax.eval_shape(model.apply, variables, IMAGES)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert output.latents.dtype == output.reconstruction.dtype == jnp.float32
+
+
+def test_config_refuses_what_does_not_fit():
+    with pytest.raises(UserError, match="multiple of the downsampling 16"):
+        AutoencoderConfig(image_size=100)
+    with pytest.raises(UserError, match="channel_multipliers"):
+        AutoencoderConfig(channel_multipliers=())

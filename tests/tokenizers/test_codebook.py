@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_autoencoder import random_params, small_autoencoder
+
+from igpt_jax.tokenizers.base import encode
+from igpt_jax.tokenizers.codebook import (
+    codebook_usage,
+    init_codebook,
+    marginal_entropy,
+    perplexity,
+    restart_dead_codes,
+    start_codebook,
+    token_counts,
+)
+from igpt_jax.tokenizers.kmeans import nearest
+from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+
+KEY = jax.random.key(0)
+
+
+def test_measures_of_known_tokens():
+    tokens = jnp.asarray([[0, 0, 1], [1, 3, 3]])
+    assert token_counts(tokens, 5).tolist() == [2, 2, 0, 2, 0]
+    assert codebook_usage(tokens, 5) == pytest.approx(0.6)
+    assert marginal_entropy(tokens, 5) == pytest.approx(np.log(3), rel=1e-5)
+    assert jax.jit(perplexity, static_argnums=1)(tokens, 5) == pytest.approx(3, rel=1e-5)
+    assert perplexity(jnp.zeros((4,), jnp.int32), 5) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("l2_normalize", [False, True])
+def test_every_code_starts_in_use(l2_normalize):
+    latents = jax.random.normal(KEY, (4, 8, 8, 4)) + 3.0
+    codebook = init_codebook(latents, KEY, codebook_size=32, l2_normalize=l2_normalize)
+    assert codebook.shape == (32, 4)
+    if l2_normalize:
+        np.testing.assert_allclose(np.linalg.norm(codebook, axis=-1), 1.0, atol=1e-5)
+        latents = latents / jnp.linalg.norm(latents, axis=-1, keepdims=True)
+    assert codebook_usage(nearest(latents, codebook), 32) == 1.0
+
+
+def test_dead_codes_move_to_badly_served_latents_and_live_ones_stay():
+    common = jnp.zeros((1000, 2))
+    rare = jnp.asarray([[5.0, 5.0], [-5.0, 5.0]])
+    codebook = jnp.asarray([[0.0, 0.0], [90.0, 90.0], [80.0, 80.0], [70.0, 70.0]])
+    restarted = np.asarray(restart_dead_codes(codebook, jnp.concatenate([common, rare]), KEY))
+    np.testing.assert_array_equal(restarted[0], codebook[0])
+    # Never on the common latent, which is served perfectly.
+    assert {tuple(code) for code in restarted[1:]} <= {tuple(row) for row in np.asarray(rare)}
+
+
+def test_a_model_starts_with_all_codes_in_use():
+    model = small_autoencoder(quantizer=VectorQuantizerConfig(12, 3, False))
+    images = jax.random.uniform(KEY, (16, 16, 16, 3), minval=-1, maxval=1)
+    params = random_params(model)
+    started = jax.jit(start_codebook, static_argnums=0)(model, params, images, KEY)
+    assert jax.tree.map(jnp.shape, started) == jax.tree.map(jnp.shape, params)
+    tokens = jax.jit(encode, static_argnums=0)(model, started, images)
+    assert codebook_usage(tokens, 12) == 1.0
+
+
+def test_a_model_without_codebook_keeps_its_parameters():
+    model = small_autoencoder()
+    params = random_params(model)
+    assert start_codebook(model, params, jnp.zeros((1, 16, 16, 3)), KEY) is params
