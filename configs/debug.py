@@ -1,6 +1,6 @@
 """Seconds on a CPU, nothing to see: every stage on tiny shapes.
 
-    python train.py configs/debug.py --workdir runs/debug
+python train.py configs/debug.py --workdir runs/debug
 """
 
 from igpt_jax.config import RunConfig

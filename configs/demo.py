@@ -6,7 +6,7 @@ from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.sampling.sampler import SamplingConfig
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import FiniteScalarQuantizerConfig
+from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 
@@ -18,25 +18,27 @@ def get_config() -> RunConfig:
         transform=TransformConfig(image_size=64, crop="resize"),
         tokenizer=AutoencoderConfig(
             image_size=64,
-            patch_size=4,
+            patch_size=8,
             base_channels=64,
-            channel_multipliers=(1, 2),
+            channel_multipliers=(1,),
             num_res_blocks=1,
-            num_decoder_res_blocks=1,
+            num_decoder_res_blocks=2,
             latent_channels=64,
             attention=False,
             middle=False,
-            quantizer=FiniteScalarQuantizerConfig(levels=(8, 6, 5)),
+            quantizer=VectorQuantizerConfig(codebook_size=256, code_dim=8),
         ),
         tokenizer_training=TrainConfig(
-            num_steps=200,
-            global_batch_size=32,
-            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=20),
-            log_every=20,
-            eval_every=100,
-            eval_batches=4,
-            picture_every=100,
-            checkpoint_every=100,
+            num_steps=1_500,
+            global_batch_size=8,
+            optimizer=OptimizerConfig(
+                peak_lr=4e-3, warmup_steps=75, end_lr_ratio=0.02, weight_decay=0.0
+            ),
+            log_every=100,
+            eval_every=500,
+            eval_batches=16,
+            picture_every=500,
+            checkpoint_every=500,
         ),
         gpt=GPTConfig(
             num_layers=4,

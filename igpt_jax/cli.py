@@ -44,8 +44,8 @@ def run_command(
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in argv
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, force=True)
-    for name in ("absl", "jax", "tensorboardX", "orbax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Orbax logs through absl, many lines a save; its errors come back as exceptions.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         result = command([arg for arg in argv if arg != "--json"])
     except UserError as error:
@@ -112,15 +112,24 @@ def _override(config: Any, kind: type, arguments: list[str]) -> Any:
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return tyro.cli(
-                tyro.conf.AvoidSubcommands[kind], default=config, args=arguments, prog="train.py"
+                kind,
+                default=config,
+                args=arguments,
+                prog="train.py",
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
             )
     except SystemExit as stop:
         text = output.getvalue()
         if stop.code in (0, None):
             print(text)
             raise
-        words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", text).split()
-        raise UserError(f"config: {' '.join(words)}") from None
+        raise UserError(f"config: {_one_line(text)}") from None
+
+
+def _one_line(text: str) -> str:
+    """What tyro's box of several lines says, without colours, frame and rules."""
+    bare = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}|For full helptext.*", " ", text)
+    return " ".join(bare.split())
 
 
 def sample(argv: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.encode import EncodingConfig
 from igpt_jax.data.sources import DataConfig
 from igpt_jax.data.transforms import TransformConfig
+from igpt_jax.dtypes import DTypeName
 from igpt_jax.errors import UserError
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.sampling.sampler import SamplingConfig
@@ -50,7 +51,8 @@ class RunConfig:
         transform: how they are prepared.
         tokenizer: image to tokens and back.
         tokenizer_loss: what training a convolutional tokenizer minimises.
-        tokenizer_training: how long; a palette takes its batch size only.
+        tokenizer_training: how long; of no use to a palette.
+        tokenizer_dtype: compute dtype of that training; tokens are always made in float32.
         encoding: how tokens are written for the GPT.
         gpt: the GPT; vocabulary and grid of 0 are taken from the tokenizer.
         gpt_training: how long.
@@ -68,6 +70,7 @@ class RunConfig:
     tokenizer: PaletteConfig | AutoencoderConfig = field(default_factory=AutoencoderConfig)
     tokenizer_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     tokenizer_training: TrainConfig = field(default_factory=TrainConfig)
+    tokenizer_dtype: DTypeName = "auto"
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     gpt: GPTConfig = field(default_factory=GPTConfig)
     gpt_training: TrainConfig = field(default_factory=TrainConfig)

@@ -19,9 +19,12 @@ from igpt_jax.config import RunConfig, first_difference, to_dict
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.encode import TokenSource, encode_dataset, make_views
 from igpt_jax.data.examples import Split
+from igpt_jax.data.images import to_float
+from igpt_jax.data.paths import expand_path
 from igpt_jax.data.pipeline import make_dataset, make_item_dataset
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.transforms import deterministic, transform
+from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.grid import image_grid, save_png
@@ -41,8 +44,9 @@ from igpt_jax.model import (
 from igpt_jax.models.gpt import GPT
 from igpt_jax.tokenizers.autoencoder import Autoencoder
 from igpt_jax.tokenizers.base import tokenizer_hash
+from igpt_jax.tokenizers.codebook import start_codebook
 from igpt_jax.tokenizers.losses import autoencoder_loss
-from igpt_jax.tokenizers.palette import Palette, fit_palette
+from igpt_jax.tokenizers.palette import Palette, PaletteConfig, fit_palette, load_palette
 from igpt_jax.training.checkpoint import latest_step, save_params
 from igpt_jax.training.loop import Task, TrainConfig, train
 from igpt_jax.training.metrics import read_metrics
@@ -146,9 +150,7 @@ class _Run:
         metadata = {"config": to_dict(config)}
         if isinstance(tokenizer, Palette):
             if last is None:
-                batch = next(iter(self._images("train", NUM_PALETTE_IMAGES)))["image"]
-                key = jax.random.key(config.seed)
-                params = fit_palette(batch, tokenizer.config.num_colors, key)
+                params = self._palette(tokenizer.config)
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
         elif last is None or last < config.tokenizer_training.num_steps:
             batch_size = config.tokenizer_training.global_batch_size
@@ -164,6 +166,13 @@ class _Run:
                 wandb_project=config.wandb_project,
             )
         return load_tokenizer(config, self.workdir, replicated(self.mesh))
+
+    def _palette(self, config: PaletteConfig) -> Params:
+        """The palette of a file, or one fitted to the training pictures."""
+        if config.path is not None:
+            return load_palette(expand_path(config.path), num_colors=config.num_colors)
+        batch = next(iter(self._images("train", NUM_PALETTE_IMAGES)))["image"]
+        return fit_palette(batch, config.num_colors, jax.random.key(self.config.seed))
 
     def tokens(self, tokenizer: Palette | Autoencoder, params: Params) -> dict[Split, TokenSource]:
         """Encodes both splits and opens them."""
@@ -313,13 +322,14 @@ def marginal_entropy(shares: Float[np.ndarray, " v"]) -> float:
 
 def _tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -> Task:
     """Reconstruction of pictures."""
+    trained = Autoencoder(tokenizer.config, dtype=resolve_dtype(config.tokenizer_dtype))
 
     def init(key: PRNGKey) -> Params:
         return tokenizer.init(key, tokenizer_input(tokenizer))["params"]
 
     def loss(params: Params, batch: dict[str, Array], key: PRNGKey | None) -> tuple:
         images = batch["image"].astype(jnp.float32) / 127.5 - 1
-        return autoencoder_loss(tokenizer, params, images, config.tokenizer_loss, dropout_key=key)
+        return autoencoder_loss(trained, params, images, config.tokenizer_loss, dropout_key=key)
 
     def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
         images = jnp.asarray(batch["image"][:NUM_SHOWN])
@@ -327,7 +337,10 @@ def _tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) 
         pairs = np.concatenate([batch["image"][:NUM_SHOWN], np.asarray(decoded)])
         save_png(directory / f"reconstructions-{step:06d}.png", image_grid(pairs, len(images)))
 
-    return Task("tokenizer", init, loss, show=show)
+    def prepare(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
+        return start_codebook(tokenizer, params, jnp.asarray(to_float(batch["image"])), key)
+
+    return Task("tokenizer", init, loss, prepare, show)
 
 
 def _gpt_task(model: Model, directory: Path) -> Task:

@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from igpt_jax.dtypes import DTypeName, resolve_dtype
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import CausalSelfAttention, KVCache, Rotation
 from igpt_jax.models.conditioning import ClassEmbedder, StartEmbedder
-from igpt_jax.models.layers import DTypeName, FeedForward, RMSNorm, kernel_init, resolve_dtype
+from igpt_jax.models.layers import FeedForward, RMSNorm, kernel_init
 from igpt_jax.models.rotary import raster_coordinates, rotation
 from igpt_jax.typing import Array, Float, Int
 

@@ -8,18 +8,6 @@ import jax.numpy as jnp
 
 from igpt_jax.typing import Array, Float
 
-DTypeName = Literal["auto", "float32", "bfloat16"]
-
-
-def resolve_dtype(name: DTypeName) -> Any:
-    """The compute dtype; `auto` is bfloat16 on accelerators and float32 on CPU.
-
-    CPUs emulate bfloat16, which is slower than float32 there.
-    """
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name)
-
 
 def kernel_init(*logical_axes: str | None) -> nn.initializers.Initializer:
     """Normal(0, 0.02), as GPT-2, iGPT and LlamaGen start, with logical axis names for sharding."""

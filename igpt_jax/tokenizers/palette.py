@@ -24,10 +24,12 @@ class PaletteConfig:
     Attributes:
         image_size: pixels a side; every pixel is one token.
         num_colors: colours of the palette, iGPT's 512 = 9 bits.
+        path: a file with the colours, such as OpenAI's `kmeans_centers.npy`, instead of a fit.
     """
 
     image_size: int = 32
     num_colors: int = 512
+    path: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_size", "num_colors"):
@@ -129,13 +131,14 @@ def fit_palette(
     return {"codebook": result.centers}
 
 
-def load_palette(path: str | Path) -> Params:
+def load_palette(path: str | Path, *, num_colors: int | None = None) -> Params:
     """Load a palette from an `.npy` file of shape [v, 3], such as OpenAI's `kmeans_centers.npy`.
 
     A float file holds RGB in [-1, 1], a uint8 file RGB in [0, 255]; the dtype alone decides.
 
     Args:
         path: the file.
+        num_colors: how many colours it must have; None for any number.
 
     Returns:
         The parameters of `Palette`.
@@ -155,6 +158,10 @@ def load_palette(path: str | Path) -> Params:
         got = getattr(colors, "shape", "several arrays")
         raise UserError(
             f"palette {path}: expected shape [v, 3], got {got}; give one RGB row a colour"
+        )
+    if num_colors not in (None, len(colors)):
+        raise UserError(
+            f"palette {path}: expected {num_colors} colours, got {len(colors)}; set num_colors"
         )
     if colors.dtype == np.uint8:
         return {"codebook": jnp.asarray(colors.astype(np.float32) / 127.5 - 1.0)}

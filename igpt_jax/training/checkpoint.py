@@ -1,6 +1,5 @@
 """Checkpoints of a training run: the only file that knows Orbax."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +12,6 @@ from igpt_jax.errors import UserError
 from igpt_jax.training.state import TrainState
 
 policies: Any = ocp.training.preservation_policies  # its own types do not match each other
-
-# Orbax tells each step of each save at INFO and below.
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 SELECTION_METRIC = "loss"  # of the validation data; lower is better
 
@@ -171,6 +167,8 @@ def _load(path: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     for item, abstract in wanted.items():
         if item not in metadata.metadata:
             raise UserError(f"{path}: expected the item {item!r}, found none; retrain it")
+        if not jax.tree.leaves(metadata.metadata[item]):  # all that Orbax says of damaged arrays
+            raise _unreadable(path, ValueError(f"the arrays of {item} are damaged"))
         check_matches(abstract, metadata.metadata[item], f"{path}/{item}")
     try:
         return ocp.load_checkpointables(str(path), wanted), metadata.custom_metadata

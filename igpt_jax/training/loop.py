@@ -66,6 +66,11 @@ class TrainConfig:
                      "eval_every", "eval_batches", "checkpoint_every", "keep_last"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.global_batch_size % self.accumulation_steps:
+            raise UserError(
+                f"global_batch_size: expected a multiple of {self.accumulation_steps} accumulation "
+                f"steps, got {self.global_batch_size}"
+            )
         if self.picture_every < 0 or self.keep_best < 0:
             raise UserError("picture_every and keep_best: expected 0 (off) or more")
 

@@ -27,11 +27,11 @@ class MetricWriter:
     ) -> None:
         """Opens the files; rows after `resume_step` are of updates that were lost, and go."""
         directory.mkdir(parents=True, exist_ok=True)
+        self._wandb = _open_wandb(wandb_project, directory, config)
         path = directory / "metrics.jsonl"
         _truncate(path, resume_step)
         self._file = path.open("a")
         self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step)
-        self._wandb = _open_wandb(wandb_project, directory, config)
 
     def __enter__(self) -> "MetricWriter":
         """Opens."""

@@ -52,7 +52,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = jax.devices() if devices is None else devices
     given = config.fsdp * config.tensor
-    data = len(devices) // given if config.data == -1 else config.data
+    data = len(devices) // max(given, 1) if config.data == -1 else config.data
     if data * given != len(devices) or min(data, config.fsdp, config.tensor) < 1:
         raise UserError(
             f"mesh: expected data * fsdp * tensor = {len(devices)} devices, got "

@@ -1,0 +1,147 @@
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from igpt_jax.errors import UserError
+from igpt_jax.training.guard import LossGuard
+from igpt_jax.training.metrics import MetricWriter, read_metrics
+from igpt_jax.training.optimizer import OptimizerConfig, decay_mask, learning_rate, make_optimizer
+from igpt_jax.training.state import init_state
+from igpt_jax.training.steps import make_train_step
+
+
+def quadratic(params, batch, key):
+    """A loss with a closed gradient."""
+    value = jnp.mean((batch["x"] @ params["kernel"] - batch["y"]) ** 2)
+    return value, {"doubled": 2 * value}
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
+    return {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(y, jnp.float32)}
+
+
+def start(optimizer):
+    return init_state(lambda key: {"kernel": jnp.ones((3, 2))}, optimizer, jax.random.key(0))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_accumulation_equals_the_whole_batch(problem, parts):
+    optimizer = optax.sgd(0.1)
+    key = jax.random.key(0)
+    whole = make_train_step(quadratic, optimizer, ema_decay=0.9)
+    split = make_train_step(quadratic, optimizer, ema_decay=0.9, accumulation_steps=parts)
+    (one, metrics), (many, others) = (
+        whole(start(optimizer), problem, key),
+        split(start(optimizer), problem, key),
+    )
+    np.testing.assert_allclose(one.params["kernel"], many.params["kernel"], atol=1e-6)
+    for name in ("loss", "doubled", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], others[name], rtol=1e-5)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(problem):
+    optimizer = optax.adam(0.1)
+    step = make_train_step(quadratic, optimizer, ema_decay=0.9)
+    before, _ = step(start(optimizer), problem, jax.random.key(0))
+    broken = {**problem, "x": problem["x"].at[0, 0].set(jnp.nan)}
+    after, metrics = step(before, broken, jax.random.key(0))
+    assert metrics["skipped"] == 1
+    assert after.step == before.step + 1
+    for old, new in zip(
+        jax.tree.leaves((before.params, before.ema_params, before.opt_state)),
+        jax.tree.leaves((after.params, after.ema_params, after.opt_state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_ema_against_numpy(problem):
+    optimizer = optax.sgd(0.05)
+    step = make_train_step(quadratic, optimizer, ema_decay=0.5)
+    state = start(optimizer)
+    expected = np.asarray(state.params["kernel"])
+    for i in range(12):
+        state, _ = step(state, problem, jax.random.key(0))
+        decay = min(0.5, (1 + i) / (10 + i))
+        expected = decay * expected + (1 - decay) * np.asarray(state.params["kernel"])
+    np.testing.assert_allclose(state.ema_params["kernel"], expected, rtol=1e-5)
+
+
+def test_schedule_against_numpy():
+    config = OptimizerConfig(peak_lr=2e-3, warmup_steps=10, end_lr_ratio=0.1)
+    schedule = learning_rate(config, 110)
+    for step in (0, 3, 9, 10, 35, 60, 109, 110):
+        if step < 10:
+            expected = 2e-3 * step / 10
+        else:
+            share = (step - 10) / 100
+            expected = 2e-4 + (2e-3 - 2e-4) * 0.5 * (1 + math.cos(math.pi * share))
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+
+
+def test_weight_decay_leaves_norms_and_start_vectors():
+    params = {
+        "token_embedding": jnp.zeros((5, 4)),
+        "norm": {"scale": jnp.zeros(4)},
+        "condition": {"embedding_0": jnp.zeros(4)},
+        "blocks": {
+            "attention_norm": {"scale": jnp.zeros((2, 4))},  # layers first
+            "mlp": {"up": {"kernel": jnp.zeros((2, 4, 8))}},
+        },
+    }
+    assert decay_mask(params) == {
+        "token_embedding": True,
+        "norm": {"scale": False},
+        "condition": {"embedding_0": False},
+        "blocks": {"attention_norm": {"scale": False}, "mlp": {"up": {"kernel": True}}},
+    }
+
+
+def test_first_adamw_update_against_its_definition():
+    """After one step Adam moves by the sign of the gradient; decay adds lr * decay * weight."""
+    config = OptimizerConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.5, clip_norm=1e9)
+    optimizer = make_optimizer(config, 10)
+    params = {"kernel": jnp.asarray([[2.0, -4.0]])}
+    gradient = {"kernel": jnp.asarray([[0.3, -0.7]])}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [[-0.1 - 0.1, 0.1 + 0.2]], rtol=1e-4)
+
+
+def test_guard_stops_at_the_step_and_says_what_to_do():
+    guard = LossGuard()
+    guard.check(6, 2.0, 1.0)
+    with pytest.raises(UserError, match=r"stopped at step 7: loss nan.*peak_lr"):
+        guard.check(7, math.nan, 1.0)
+    with pytest.raises(UserError, match="step 8"):
+        guard.check(8, 1.0, math.inf)
+
+
+def test_guard_warns_of_a_spike_and_not_of_noise(caplog):
+    guard, rng = LossGuard(), np.random.default_rng(0)
+    for step in range(200):
+        assert not guard.check(step, 3 + 0.05 * rng.normal(), 1.0)
+    assert not caplog.records
+    assert guard.check(200, 6.0, 1.0)
+    assert "step 200" in caplog.text
+    assert "peak_lr" in caplog.text
+
+
+def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, "train", {"loss": float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "sp')  # killed while writing
+    with MetricWriter(tmp_path, resume_step=2) as writer:
+        writer.write(3, "train", {"loss": 30.0})
+    assert [row["loss"] for row in read_metrics(tmp_path, "train")] == [1.0, 2.0, 30.0]
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
