@@ -44,8 +44,7 @@ def run_command(
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in argv
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, force=True)
-    # Orbax logs through absl, many lines a save; its errors come back as exceptions.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _silence_libraries()
     try:
         result = command([arg for arg in argv if arg != "--json"])
     except UserError as error:
@@ -63,6 +62,21 @@ def run_command(
     if as_json:
         print(json.dumps(result))
     return 0
+
+
+def _silence_libraries() -> None:
+    """Leaves the terminal to this program: libraries' errors come back as exceptions anyway."""
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    for name in ("absl", "asyncio"):  # what Orbax logs through
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    outer = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # Orbax closes its event loop while reads that failed still report to it.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            outer(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class _Parser(argparse.ArgumentParser):

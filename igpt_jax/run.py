@@ -21,7 +21,7 @@ from igpt_jax.data.encode import TokenSource, encode_dataset, make_views
 from igpt_jax.data.examples import Split
 from igpt_jax.data.images import to_float
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import make_dataset, make_item_dataset
+from igpt_jax.data.pipeline import make_dataset, on_image
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.transforms import deterministic, transform
 from igpt_jax.dtypes import resolve_dtype
@@ -198,8 +198,8 @@ class _Run:
                     views = dataclasses.replace(views, views="one")
                 batches = make_dataset(
                     source,
-                    transform=lambda image, _, views=views: make_views(
-                        views, config.transform, image
+                    transform=on_image(
+                        lambda image, _, views=views: make_views(views, config.transform, image)
                     ),
                     global_batch_size=min(views.batch_size, len(source)),
                     seed=config.seed,
@@ -268,7 +268,7 @@ class _Run:
         source = open_source(config.data, split)
         return make_dataset(
             source,
-            transform=partial(transform, preparation),
+            transform=on_image(partial(transform, preparation)),
             global_batch_size=min(batch_size, len(source)),
             seed=config.seed,
             shuffle=True,
@@ -283,7 +283,7 @@ class _Run:
     def _token_batches(
         self, source: TokenSource, training: TrainConfig, endless: bool
     ) -> grain.IterDataset:
-        return make_item_dataset(
+        return make_dataset(
             source,
             global_batch_size=training.global_batch_size,
             seed=self.config.seed,

@@ -217,6 +217,8 @@ def change_config(run):
         (change_config, "expected blocks.attention.key.kernel (2, 32, 2, 16), got (2, 16, 2, 8)"),
     ],
 )
+# Orbax closes its event loop while failed reads still report to it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged_checkpoints(damage, words, copied_run, capsys):
     damage(copied_run)
     assert words in fails(capsys, "sample", copied_run, "--labels", "1")

@@ -40,65 +40,12 @@ class ItemSource(Protocol):
     def __getitem__(self, index: SupportsIndex, /) -> Item: ...
 
 
+def on_image(transform: ImageTransform) -> ItemTransform:
+    """The transform of an item that changes its picture and leaves the rest."""
+    return lambda item, rng: {**item, "image": transform(item["image"], rng)}
+
+
 def make_dataset(
-    source: ItemSource,
-    *,
-    transform: ImageTransform | None,
-    global_batch_size: int,
-    seed: int,
-    shuffle: bool,
-    num_epochs: int | None,
-    process_index: int = 0,
-    process_count: int = 1,
-    num_threads: int = _DEFAULT_THREADS,
-    prefetch: int = _DEFAULT_PREFETCH,
-    max_broken_share: float = 0.01,
-    drop_remainder: bool | None = None,
-    skipped: SkippedImages | None = None,
-) -> grain.IterDataset[Batch]:
-    """Batch the pictures of a source, each changed by `transform`.
-
-    Args:
-        source: Items with a picture under `image`.
-        transform: From a picture and a generator to the picture that is batched, all of one
-            size; None leaves pictures as they are. May raise `BrokenImageError`.
-        global_batch_size: See `make_item_dataset`, also for all that follows.
-        seed: See there.
-        shuffle: See there.
-        num_epochs: See there.
-        process_index: See there.
-        process_count: See there.
-        num_threads: See there.
-        prefetch: See there.
-        max_broken_share: See there.
-        drop_remainder: See there.
-        skipped: See there.
-
-    Returns:
-        Batches `{"image": uint8 [b s s 3], "label": int32 [b]}`.
-    """
-
-    def change(item: Item, rng: np.random.Generator) -> Item:
-        return item if transform is None else {**item, "image": transform(item["image"], rng)}
-
-    return make_item_dataset(
-        source,
-        transform=change,
-        global_batch_size=global_batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        num_epochs=num_epochs,
-        process_index=process_index,
-        process_count=process_count,
-        num_threads=num_threads,
-        prefetch=prefetch,
-        max_broken_share=max_broken_share,
-        drop_remainder=drop_remainder,
-        skipped=skipped,
-    )
-
-
-def make_item_dataset(
     source: ItemSource,
     *,
     transform: ItemTransform | None = None,
@@ -114,14 +61,15 @@ def make_item_dataset(
     drop_remainder: bool | None = None,
     skipped: SkippedImages | None = None,
 ) -> grain.IterDataset[Batch]:
-    """Batch the items of a source: dictionaries of arrays and numbers.
+    """Batch the items of a source, pictures or tokens: dictionaries of arrays and numbers.
 
     The iterators have `get_state()` and `set_state(state)`; an iterator of an equal
     dataset, restored in this run or a later one, yields the identical next batches.
 
     Args:
         source: The items; those whose reading raises `BrokenImageError` are skipped.
-        transform: From an item and a generator, seeded by position, to the item to batch.
+        transform: From an item and a generator, seeded by position, to the item to batch; see
+            `on_image`. Pictures must come out in one size.
         global_batch_size: Items in a batch, over all processes.
         seed: In [0, 2^32); decides the order and every random change.
         shuffle: Draw a new order for each epoch; otherwise keep the order of the source.

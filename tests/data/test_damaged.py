@@ -10,7 +10,7 @@ from PIL import Image
 
 from igpt_jax.data.folders import FolderConfig, FolderSource
 from igpt_jax.data.images import BrokenImageError, decode_image
-from igpt_jax.data.pipeline import make_dataset
+from igpt_jax.data.pipeline import make_dataset, on_image
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.data.transforms import center_crop
 
@@ -81,7 +81,7 @@ def test_the_pipeline_skips_every_damaged_file(tmp_path, caplog):
     skipped = SkippedImages()
     dataset = make_dataset(
         source,
-        transform=lambda image, rng: center_crop(image, 8),
+        transform=on_image(lambda image, rng: center_crop(image, 8)),
         global_batch_size=16,
         seed=0,
         shuffle=True,

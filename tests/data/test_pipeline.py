@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from igpt_jax.data.images import BrokenImageError
-from igpt_jax.data.pipeline import make_dataset, make_item_dataset
+from igpt_jax.data.pipeline import make_dataset, on_image
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.data.sources import FolderConfig, open_source
 from igpt_jax.data.transforms import TransformConfig, transform
@@ -77,7 +77,7 @@ def test_one_epoch_shows_each_element_once(length, shuffle):
 def test_the_order_depends_on_the_seed_alone():
     first = labels(dataset(Numbered(50), seed=3))
     assert first == labels(dataset(Numbered(50), seed=3, num_threads=0, global_batch_size=8))
-    assert first == labels(dataset(Numbered(50), seed=3, transform=shifted))
+    assert first == labels(dataset(Numbered(50), seed=3, transform=on_image(shifted)))
     assert first != labels(dataset(Numbered(50), seed=4))
     assert first != list(range(50))
 
@@ -139,7 +139,7 @@ def test_a_restored_iterator_yields_the_identical_next_batches(threads, stop):
     build = functools.partial(
         dataset,
         Numbered(30, frozenset({4, 17})),
-        transform=shifted,
+        transform=on_image(shifted),
         num_epochs=None,
         max_broken_share=0.2,
         num_threads=threads[0],
@@ -163,7 +163,7 @@ def test_a_restored_iterator_yields_the_identical_next_batches(threads, stop):
 def test_random_changes_differ_between_pictures_and_epochs():
     zeros = [np.zeros((4, 4, 3), np.uint8)] * 6
     source = [{"image": image, "label": 0} for image in zeros]
-    batches = list(dataset(source, transform=shifted, num_epochs=2, global_batch_size=6))
+    batches = list(dataset(source, transform=on_image(shifted), num_epochs=2, global_batch_size=6))
     views = {image.tobytes() for batch in batches for image in batch["image"]}
     assert len(views) == 12
 
@@ -182,7 +182,7 @@ def test_a_transform_may_find_a_picture_broken():
             raise BrokenImageError("three")
         return image
 
-    seen = labels(dataset(Numbered(10), transform=refuse_three, max_broken_share=0.1))
+    seen = labels(dataset(Numbered(10), transform=on_image(refuse_three), max_broken_share=0.1))
     assert sorted(seen) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
 
 
@@ -214,7 +214,7 @@ def test_token_shards_pass_through():
         return {**item, "shift": np.float32(rng.random())}
 
     batches = list(
-        make_item_dataset(
+        make_dataset(
             Tokens(), transform=roll, global_batch_size=3, seed=0, shuffle=False, num_epochs=1
         )
     )
@@ -263,7 +263,9 @@ def test_cifar10_from_the_archive():
     source = open_source(FolderConfig("$IGPT_DATA/cifar10-train.zip", 100), "validation")
     config = TransformConfig(image_size=24, crop="random", flip=True)
     batches = list(
-        dataset(source, transform=functools.partial(transform, config), global_batch_size=100)
+        dataset(
+            source, transform=on_image(functools.partial(transform, config)), global_batch_size=100
+        )
     )
     assert len(batches) == 10
     assert {batch["image"].shape for batch in batches} == {(100, 24, 24, 3)}
