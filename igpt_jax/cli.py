@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from igpt_jax.errors import UserError
 
 BAD_INPUT = 2
+MAX_IMAGES = 1_000_000  # of one call, which keeps all of them in memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, tuple[Callable[[list[str]], dict[str, Any]], str]] = {
         "train": (train, "train a tokenizer and a GPT from a config file"),
         "sample": (sample, "draw pictures of a trained model"),
-        "encode": (encode, "write the tokens of a run's data set"),
+        "encode": (encode, "train a tokenizer and write the tokens of a data set"),
     }
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -88,11 +89,27 @@ class _Parser(argparse.ArgumentParser):
 
 def train(argv: list[str]) -> dict[str, Any]:
     """Trains from a config file; goes on where an earlier run in the same directory stopped."""
+    config, workdir = _parse_run("train.py", train, argv)
+    from igpt_jax.run import run
+
+    return run(config, workdir)
+
+
+def encode(argv: list[str]) -> dict[str, Any]:
+    """Writes the tokens of a config's data set, training its tokenizer first if need be."""
+    config, workdir = _parse_run("igpt encode", encode, argv)
+    from igpt_jax.run import encode as encode_run
+
+    return encode_run(config, workdir)
+
+
+def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Any, Path]:
+    """Reads CONFIG [--workdir DIR] [--any.field value]."""
     parser = _Parser(
-        prog="train.py",
-        description=train.__doc__,
+        prog=name,
+        description=command.__doc__,
         epilog="Every field of the config can be set, e.g. --gpt_training.num_steps 100; "
-        "`train.py CONFIG --help` lists them.",
+        f"`{name} CONFIG --help` lists them.",
         allow_abbrev=False,
         add_help=False,
     )
@@ -100,20 +117,15 @@ def train(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--workdir", type=Path, help="default: runs/NAME of the config file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     wants_help = any(arg in ("-h", "--help") for arg in argv)
-    if wants_help and not [arg for arg in argv if not arg.startswith("-")]:
+    if wants_help:
         parser.print_help()
-        raise SystemExit(0)
+        if all(arg.startswith("-") for arg in argv):
+            raise SystemExit(0)
     known, overrides = parser.parse_known_args(argv)
     from igpt_jax.config import RunConfig, load_config_file
 
-    config = load_config_file(known.config)
-    if wants_help:
-        parser.print_help()
-    config = _override(config, RunConfig, overrides)
-    from igpt_jax.run import run
-
-    workdir = known.workdir or Path("runs") / Path(known.config).stem
-    return run(config, workdir)
+    config = _override(load_config_file(known.config), RunConfig, overrides)
+    return config, known.workdir or Path("runs") / Path(known.config).stem
 
 
 def _override(config: Any, kind: type, arguments: list[str]) -> Any:
@@ -163,8 +175,12 @@ def sample(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)
     from igpt_jax.model import load
-    from igpt_jax.sampling.output import complete_settings, read_image, write_images
+    from igpt_jax.sampling.output import check_output, complete_settings, read_image, write_images
 
+    out = args.out or args.directory / "sample.png"
+    check_output(out)
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed: expected 0 <= seed < 2^32, got {args.seed}")
     if args.num_images is not None and args.num_images < 1:
         raise UserError(f"--num-images: expected at least 1, got {args.num_images}")
     model = load(args.directory)
@@ -185,20 +201,8 @@ def sample(argv: list[str]) -> dict[str, Any]:
     )
     settings = dataclasses.asdict(dataclasses.replace(model.config.sampling, **given))
     settings |= {"seed": args.seed, "keep": args.keep if images is not None else None}
-    out = args.out or args.directory / "sample.png"
     write_images(out, drawn, complete_settings(settings, labels, count))
     return {"out": str(out), "num_images": len(drawn)}
-
-
-def encode(argv: list[str]) -> dict[str, Any]:
-    """Writes the tokens of a run's data set, training its tokenizer first if need be."""
-    parser = _Parser(prog="igpt encode", description=encode.__doc__, allow_abbrev=False)
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
-    args = parser.parse_args(argv)
-    from igpt_jax.run import encode as encode_run
-
-    return encode_run(args.directory)
 
 
 def _integers(text: str) -> list[int]:
@@ -210,7 +214,10 @@ def _integers(text: str) -> list[int]:
             raise argparse.ArgumentTypeError(
                 f"expected whole numbers like 1,2 or 0-9, got {text!r}"
             )
-        numbers.extend(range(int(first), int(last or first) + 1))
+        wanted = range(int(first), int(last or first) + 1)
+        if len(numbers) + len(wanted) > MAX_IMAGES:
+            raise argparse.ArgumentTypeError(f"expected at most {MAX_IMAGES} numbers, got {text!r}")
+        numbers.extend(wanted)
     if not numbers:
         raise argparse.ArgumentTypeError(f"expected at least one number, got {text!r}")
     return numbers

@@ -41,6 +41,14 @@ class SamplesConfig:
     columns: int = 0
     batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        """Refuses counts that nothing can be drawn with."""
+        for name in ("num_per_class", "num_images", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"samples.{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.columns < 0:
+            raise UserError(f"samples.columns: expected 0 or more, got {self.columns}")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -48,7 +56,8 @@ class RunConfig:
 
     Attributes:
         data: where pictures come from.
-        transform: how they are prepared.
+        transform: how they are prepared; its random parts act while a convolutional tokenizer
+            trains, the GPT learns from what `encoding` writes.
         tokenizer: image to tokens and back.
         tokenizer_loss: what training a convolutional tokenizer minimises.
         tokenizer_training: how long; of no use to a palette.
@@ -84,6 +93,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuses parts that do not fit together."""
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed: expected 0 <= seed < 2^32, got {self.seed}")
         if self.transform.image_size != self.tokenizer.image_size:
             raise UserError(
                 f"transform.image_size: expected the tokenizer's {self.tokenizer.image_size}, got "
@@ -148,7 +159,7 @@ def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
     Raises:
         UserError: a key that the config does not have, or a value of another type.
     """
-    return _build(kind, dict(values), kind.__name__)
+    return _build(kind, values, kind.__name__)
 
 
 def _build(annotation: Any, value: Any, where: str) -> Any:
@@ -199,6 +210,10 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
     hints = get_type_hints(kind, include_extras=True)
+    for field_ in dataclasses.fields(kind):
+        no_default = field_.default is field_.default_factory is dataclasses.MISSING
+        if no_default and field_.name not in value:
+            raise UserError(f"{where}.{field_.name}: expected a value, found none")
     names = {f.name for f in dataclasses.fields(kind)}
     for key in value:
         if key != "kind" and key not in names:

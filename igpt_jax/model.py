@@ -1,8 +1,9 @@
 """A trained model behind five calls: load, sample, encode, decode, log_likelihood."""
 
 import dataclasses
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from igpt_jax.config import RunConfig, from_dict
+from igpt_jax.config import RunConfig, from_dict, to_dict
 from igpt_jax.errors import UserError
 from igpt_jax.losses import token_nll
 from igpt_jax.models.gpt import GPT
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 from igpt_jax.tokenizers import base
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
-from igpt_jax.tokenizers.base import ImageTokenizer
+from igpt_jax.tokenizers.base import ImageTokenizer, tokenizer_hash
 from igpt_jax.tokenizers.palette import Palette, PaletteConfig
 from igpt_jax.training.checkpoint import load_metadata, load_params
 from igpt_jax.typing import Array, Float, Int, Params, UInt8
@@ -101,7 +102,8 @@ class Model:
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Draws pictures.
 
-        Picture i depends on the seed, i and what is asked of it, not on how many are drawn.
+        Picture i depends on the seed, i and what is asked of it, not on how many are drawn with
+        it (but for the rounding of logits, which is the machine's).
 
         Args:
             labels: class of each picture, or one for all; None draws of the null condition or of
@@ -289,6 +291,16 @@ def load_tokenizer(
     return tokenizer, load_params(directory / TOKENIZER_CHECKPOINTS, shapes)
 
 
+def check_tokenizer(metadata: Mapping[str, Any], found: str) -> None:
+    """Refuses a GPT that was trained on the tokens of another tokenizer."""
+    expected = metadata.get("tokenizer_hash")
+    if expected != found:
+        raise UserError(
+            f"gpt: expected the tokenizer {str(expected)[:12]} that it was trained with, got "
+            f"{found[:12]}; put that tokenizer back, or delete the folders tokens and gpt"
+        )
+
+
 def load(source: str | os.PathLike[str]) -> Model:
     """Loads a run's directory: its newest checkpoint, with averaged parameters.
 
@@ -308,4 +320,6 @@ def load(source: str | os.PathLike[str]) -> Model:
     gpt = GPT(config.gpt)
     shapes = abstract_params(gpt, *gpt_inputs(gpt), sharding=device)
     params = load_params(directory / GPT_CHECKPOINTS, shapes)
+    found = tokenizer_hash(json.dumps(to_dict(config.tokenizer)), tokenizer_params)
+    check_tokenizer(metadata, found)
     return Model(config, tokenizer, tokenizer_params, gpt, params)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,51 +17,48 @@ from igpt_jax.config import RunConfig, first_difference, to_dict
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.encode import TokenSource, encode_dataset, make_views
 from igpt_jax.data.examples import Split
-from igpt_jax.data.images import to_float
 from igpt_jax.data.paths import expand_path
 from igpt_jax.data.pipeline import make_dataset, on_image
+from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.transforms import deterministic, transform
-from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.grid import image_grid, save_png
-from igpt_jax.losses import bits_per_dim, token_nll
+from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.model import (
     GPT_CHECKPOINTS,
     TOKENIZER_CHECKPOINTS,
     Model,
     build_tokenizer,
+    check_tokenizer,
     decode_tokens,
     encode_images,
-    gpt_inputs,
     load,
     load_tokenizer,
-    tokenizer_input,
 )
 from igpt_jax.models.gpt import GPT
-from igpt_jax.tokenizers.autoencoder import Autoencoder
+from igpt_jax.sampling.output import complete_settings
+from igpt_jax.tasks import gpt_task, tokenizer_task
+from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from igpt_jax.tokenizers.base import tokenizer_hash
-from igpt_jax.tokenizers.codebook import start_codebook
-from igpt_jax.tokenizers.losses import autoencoder_loss
 from igpt_jax.tokenizers.palette import Palette, PaletteConfig, fit_palette, load_palette
-from igpt_jax.training.checkpoint import latest_step, save_params
-from igpt_jax.training.loop import Task, TrainConfig, train
+from igpt_jax.training.checkpoint import latest_step, load_metadata, save_params
+from igpt_jax.training.loop import train
 from igpt_jax.training.metrics import read_metrics
-from igpt_jax.training.sharding import make_mesh, replicated
-from igpt_jax.typing import Array, Float, Params, PRNGKey
+from igpt_jax.training.sharding import check_batch_size, make_mesh, replicated
+from igpt_jax.typing import Float, Params
 
 logger = logging.getLogger("igpt_jax")
 
 # What may be changed when a run goes on: how it is watched and spread, not what it computes.
 CHANGEABLE = (
     "mesh", "num_threads", "max_broken_share", "wandb_project", "sampling", "samples",
-    "num_steps", "log_every", "eval_every", "eval_batches", "picture_every", "checkpoint_every",
+    "log_every", "eval_every", "eval_batches", "picture_every", "checkpoint_every",
     "keep_last", "keep_best",
 )  # fmt: skip
 
 NUM_PALETTE_IMAGES = 2_048
-NUM_SHOWN = 16
 
 
 def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
@@ -80,38 +75,68 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: what is wrong and what to do.
     """
-    config = config.resolved()
-    _claim(config, workdir)
-    stages = _Run(config, workdir, make_mesh(config.mesh))
+    stages = _start(config, workdir)
     tokenizer, params = stages.tokenizer()
-    stages.tokens(tokenizer, params)
-    stages.gpt(tokenizer, params)
+    stages.gpt(tokenizer, params, stages.tokens(tokenizer, params))
     return stages.samples()
 
 
-def encode(workdir: Path) -> dict[str, Any]:
-    """Writes the tokens of a run whose tokenizer is trained; returns the headers' counts."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{workdir}: expected the directory of a run, found no config.json in it")
-    from igpt_jax.config import from_dict
+def encode(config: RunConfig, workdir: Path) -> dict[str, Any]:
+    """The first two stages of a run: trains the tokenizer and writes the tokens.
 
-    config = from_dict(RunConfig, json.loads(path.read_text()))
-    stages = _Run(config, workdir, make_mesh(config.mesh))
+    Returns:
+        Examples of each split.
+    """
+    stages = _start(config, workdir)
     sources = stages.tokens(*stages.tokenizer())
-    return {split: len(source) for split, source in sources.items()}
+    return {"workdir": str(workdir), **{split: len(source) for split, source in sources.items()}}
+
+
+def _start(config: RunConfig, workdir: Path) -> "_Run":
+    """Refuses what would fail later, and takes the directory."""
+    if jax.process_count() > 1:
+        raise UserError(
+            f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
+            "one process"
+        )
+    config, mesh = config.resolved(), make_mesh(config.mesh)
+    train_source, validation_source = (
+        open_source(config.data, split) for split in ("train", "validation")
+    )
+    num_classes = config.gpt.num_classes
+    if num_classes not in (0, train_source.num_classes):
+        raise UserError(
+            f"gpt.num_classes: expected the data's {train_source.num_classes} (or 0 for a model "
+            f"without classes), got {num_classes}"
+        )
+    stages = [("gpt_training", config.gpt_training)]
+    if isinstance(config.tokenizer, AutoencoderConfig):
+        stages.append(("tokenizer_training", config.tokenizer_training))
+    for name, training in stages:
+        check_batch_size(training.global_batch_size, training.accumulation_steps, mesh)
+        available = min(len(train_source), len(validation_source))
+        if training.global_batch_size > available:
+            raise UserError(
+                f"{name}.global_batch_size: expected at most {available}, the pictures of the "
+                f"smaller of {len(train_source)} for training and {len(validation_source)} for "
+                f"validation, got {training.global_batch_size}"
+            )
+    if isinstance(config.tokenizer, PaletteConfig) and config.transform != deterministic(
+        config.transform
+    ):
+        logger.warning(
+            "transform: its random parts do not reach a GPT over a palette, whose tokens are "
+            "written once; encoding.views has mirrored and ten_crop"
+        )
+    _claim(config, workdir)
+    return _Run(config, workdir, mesh)
 
 
 def _claim(config: RunConfig, workdir: Path) -> None:
     """Writes the config into the directory, or checks that the run in it is the same."""
     path, written = workdir / "config.json", to_dict(config)
     if path.is_file():
-        try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{path}: expected JSON, got a damaged file; delete {workdir}"
-            ) from error
+        before = read_json(path, f"delete {workdir} or use another --workdir")
         different = first_difference(_fixed(before), _fixed(json.loads(json.dumps(written))))
         if different:
             raise UserError(
@@ -120,9 +145,7 @@ def _claim(config: RunConfig, workdir: Path) -> None:
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(written, indent=1))
-        os.replace(temporary, path)
+        write_json(path, written)
     except OSError as error:
         raise UserError(f"{workdir}: expected a directory to write to: {error.strerror}") from error
 
@@ -155,7 +178,7 @@ class _Run:
         elif last is None or last < config.tokenizer_training.num_steps:
             batch_size = config.tokenizer_training.global_batch_size
             train(
-                _tokenizer_task(config, tokenizer, directory),
+                tokenizer_task(config, tokenizer, directory),
                 config.tokenizer_training,
                 train_data=self._images("train", batch_size),
                 validation_data=self._images("validation", batch_size),
@@ -190,12 +213,13 @@ class _Run:
                 "grid_shape": list(tokenizer.grid_shape),
             }
             directory = self.workdir / "tokens" / split
-            if not directory.is_dir() and jax.process_index() == 0:
+            if not directory.is_dir():
                 source = open_source(config.data, split)
                 # Validation pictures are measured once, as they are.
                 views = config.encoding
                 if split == "validation":
                     views = dataclasses.replace(views, views="one")
+                skipped = SkippedImages()
                 batches = make_dataset(
                     source,
                     transform=on_image(
@@ -207,60 +231,76 @@ class _Run:
                     num_epochs=1,
                     num_threads=config.num_threads,
                     max_broken_share=config.max_broken_share,
+                    skipped=skipped,
                 )
                 encode_dataset(
                     batches, encode, decode, directory,
-                    config=views, header=header, total=len(source),
+                    config=views, header=header, total=len(source), skipped=skipped,
                 )  # fmt: skip
             opened[split] = TokenSource(directory, expected=header, encode=encode)
         return opened
 
-    def gpt(self, tokenizer: Palette | Autoencoder, params: Params) -> None:
+    def gpt(
+        self,
+        tokenizer: Palette | Autoencoder,
+        params: Params,
+        sources: dict[Split, TokenSource],
+    ) -> None:
         """Trains the GPT on the tokens."""
         config, directory = self.config, self.workdir / "gpt"
+        made_by = sources["train"].header["tokenizer_hash"]
         last = latest_step(self.workdir / GPT_CHECKPOINTS)
-        if last is not None and last >= config.gpt_training.num_steps:
-            return
-        sources = self.tokens(tokenizer, params)
+        if last is not None:
+            check_tokenizer(load_metadata(self.workdir / GPT_CHECKPOINTS), made_by)
+            if last >= config.gpt_training.num_steps:
+                return
         entropy = marginal_entropy(sources["train"].marginal())
         logger.info("entropy of the tokens' marginal distribution: %.4f nats", entropy)
         model = Model(config, tokenizer, params, GPT(config.gpt), {})
         train(
-            _gpt_task(model, directory),
+            gpt_task(model, directory),
             config.gpt_training,
-            train_data=self._token_batches(sources["train"], config.gpt_training, True),
-            validation_data=self._token_batches(sources["validation"], config.gpt_training, False),
+            train_data=self._token_batches(sources["train"], None),
+            validation_data=self._token_batches(sources["validation"], 1),
             directory=directory,
             mesh=self.mesh,
             seed=config.seed,
-            metadata={"config": to_dict(config), "marginal_entropy": entropy},
+            metadata={
+                "config": to_dict(config),
+                "tokenizer_hash": made_by,
+                "marginal_entropy": entropy,
+            },
             wandb_project=config.wandb_project,
         )
 
     def samples(self) -> dict[str, Any]:
         """Draws the final pictures and writes the result."""
-        config = self.config
-        path = self.workdir / "result.json"
+        config, path = self.config, self.workdir / "result.json"
         fingerprint = {"step": latest_step(self.workdir / GPT_CHECKPOINTS)} | {
             name: to_dict(getattr(config, name)) for name in ("samples", "sampling")
         }
-        if path.is_file() and (done := json.loads(path.read_text())).get("of") == fingerprint:
-            return done["result"]
-        model = dataclasses.replace(load(self.workdir), batch_size=config.samples.batch_size)
+        if path.is_file():
+            done = read_json(path, "delete it")
+            if done.get("of") == json.loads(json.dumps(fingerprint)):
+                return done["result"]
+        model = dataclasses.replace(
+            load(self.workdir), config=config, batch_size=config.samples.batch_size
+        )
         result = {"workdir": str(self.workdir), **self._losses()}
         result |= draw_samples(model, self.workdir / "samples.png")
-        path.write_text(json.dumps({"of": fingerprint, "result": result}, indent=1))
+        write_json(path, {"of": fingerprint, "result": result})
         return result
 
     def _losses(self) -> dict[str, float]:
-        """The last validation losses."""
-        rows = read_metrics(self.workdir / "gpt", "validation")
-        if not rows:
-            return {}
-        shown = {"nats_per_token": rows[-1]["loss"], "bits_per_dim": rows[-1]["bits_per_dim"]}
-        source = TokenSource(self.workdir / "tokens" / "train", expected={})
-        entropy = marginal_entropy(source.marginal())
-        return shown | {"marginal_entropy": entropy, "gain": 1 - shown["nats_per_token"] / entropy}
+        """The last validation losses, and the share by which they are under the entropy."""
+        last = read_metrics(self.workdir / "gpt", "validation")[-1]
+        entropy = load_metadata(self.workdir / GPT_CHECKPOINTS)["marginal_entropy"]
+        return {
+            "nats_per_token": last["loss"],
+            "bits_per_dim": last["bits_per_dim"],
+            "marginal_entropy": entropy,
+            "gain": 1 - last["loss"] / entropy,
+        }
 
     def _images(self, split: Split, batch_size: int) -> grain.IterDataset:
         config, is_train = self.config, split == "train"
@@ -273,24 +313,18 @@ class _Run:
             seed=config.seed,
             shuffle=True,
             num_epochs=None if is_train else 1,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
             num_threads=config.num_threads,
             max_broken_share=config.max_broken_share,
             drop_remainder=True,
         )
 
-    def _token_batches(
-        self, source: TokenSource, training: TrainConfig, endless: bool
-    ) -> grain.IterDataset:
+    def _token_batches(self, source: TokenSource, num_epochs: int | None) -> grain.IterDataset:
         return make_dataset(
             source,
-            global_batch_size=training.global_batch_size,
+            global_batch_size=self.config.gpt_training.global_batch_size,
             seed=self.config.seed,
             shuffle=True,
-            num_epochs=None if endless else 1,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            num_epochs=num_epochs,
             num_threads=self.config.num_threads,
             drop_remainder=True,
         )
@@ -298,19 +332,20 @@ class _Run:
 
 def draw_samples(model: Model, path: Path) -> dict[str, Any]:
     """Draws pictures of every class, writes their grid, reads them back where they are cards."""
-    settings, num_classes = model.config.samples, model.gpt.config.num_classes
-    labels = None
+    config, num_classes = model.config, model.gpt.config.num_classes
+    labels, captions = None, None
     if num_classes:
-        labels = np.tile(np.arange(num_classes), settings.num_per_class)
-    images = model.sample(labels, num_images=None if num_classes else settings.num_images)
-    source = open_source(model.config.data, "validation")
-    captions = None if labels is None else [source.class_names[label] for label in labels]
-    grid = image_grid(images, settings.columns or None, captions)
-    made_by = {"seed": 0, "sampling": to_dict(model.config.sampling)}
-    save_png(path, grid, made_by)
+        labels = list(range(num_classes)) * config.samples.num_per_class
+        names = open_source(config.data, "validation").class_names
+        captions = [names[label] for label in labels]
+    count = config.samples.num_images if labels is None else len(labels)
+    images = model.sample(labels, num_images=count, seed=config.seed)
+    settings = {**dataclasses.asdict(config.sampling), "seed": config.seed}
+    made_by = {"images": complete_settings(settings, labels, count)}
+    save_png(path, image_grid(images, config.samples.columns or None, captions), made_by)
     result: dict[str, Any] = {"samples": str(path), "num_samples": len(images)}
-    if isinstance(model.config.data, CardsConfig) and labels is not None:
-        result["card_accuracy"] = card_accuracy(images, labels)
+    if isinstance(config.data, CardsConfig) and labels is not None:
+        result["card_accuracy"] = card_accuracy(images, np.asarray(labels))
     return result
 
 
@@ -318,60 +353,3 @@ def marginal_entropy(shares: Float[np.ndarray, " v"]) -> float:
     """Entropy in nats: the loss of a model that knows only how often each token occurs."""
     used = shares[shares > 0]
     return float(-(used * np.log(used)).sum())
-
-
-def _tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -> Task:
-    """Reconstruction of pictures."""
-    trained = Autoencoder(tokenizer.config, dtype=resolve_dtype(config.tokenizer_dtype))
-
-    def init(key: PRNGKey) -> Params:
-        return tokenizer.init(key, tokenizer_input(tokenizer))["params"]
-
-    def loss(params: Params, batch: dict[str, Array], key: PRNGKey | None) -> tuple:
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1
-        return autoencoder_loss(trained, params, images, config.tokenizer_loss, dropout_key=key)
-
-    def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
-        images = jnp.asarray(batch["image"][:NUM_SHOWN])
-        decoded = decode_tokens(tokenizer, params, encode_images(tokenizer, params, images))
-        pairs = np.concatenate([batch["image"][:NUM_SHOWN], np.asarray(decoded)])
-        save_png(directory / f"reconstructions-{step:06d}.png", image_grid(pairs, len(images)))
-
-    def prepare(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
-        return start_codebook(tokenizer, params, jnp.asarray(to_float(batch["image"])), key)
-
-    return Task("tokenizer", init, loss, prepare, show)
-
-
-def _gpt_task(model: Model, directory: Path) -> Task:
-    """Next-token prediction."""
-    gpt = model.gpt
-    config = gpt.config
-
-    def init(key: PRNGKey) -> Params:
-        return gpt.init(key, *gpt_inputs(gpt))["params"]
-
-    def loss(params: Params, batch: dict[str, Array], key: PRNGKey | None) -> tuple:
-        labels = batch["label"] if config.num_classes else None
-        tokens, rngs = batch["tokens"], {}
-        if key is not None:
-            drop_key, dropout_key = jax.random.split(key)
-            rngs = {"dropout": dropout_key}
-            if labels is not None:
-                dropped = jax.random.bernoulli(drop_key, config.cond_drop_prob, labels.shape)
-                labels = jnp.where(dropped, config.num_classes, labels)
-        logits: Any = gpt.apply(
-            {"params": params}, tokens[:, :-1], labels, deterministic=key is None, rngs=rngs
-        )
-        nats = token_nll(logits, tokens).mean()
-        bits = bits_per_dim(nats, config.seq_len, model.config.tokenizer.image_size)
-        return nats, {"bits_per_dim": bits}
-
-    def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
-        labels = batch["label"][:NUM_SHOWN] if config.num_classes else None
-        now = dataclasses.replace(model, params=params)
-        images = now.sample(labels, num_images=None if config.num_classes else NUM_SHOWN)
-        captions = None if labels is None else [str(label) for label in labels]
-        save_png(directory / f"samples-{step:06d}.png", image_grid(images, captions=captions))
-
-    return Task("gpt", init, loss, show=show)

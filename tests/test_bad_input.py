@@ -60,6 +60,18 @@ def fails(capsys, *argv):
         ([DEBUG, "--mesh.fsdp", "0"], "mesh"),
         ([DEBUG, "--wandb_project", "x"], "wandb"),
         ([DEBUG, "--gpt_training.accumulation_steps", "3"], "multiple of 3"),
+        ([DEBUG, "--gpt.num_heads", "0"], "num_heads must be at least 1"),
+        ([DEBUG, "--gpt.num_heads", "-2"], "num_heads must be at least 1"),
+        ([DEBUG, "--gpt.num_kv_heads", "0"], "kv_heads must be at least 1"),
+        ([DEBUG, "--gpt.residual_dropout", "1"], "residual_dropout"),
+        ([DEBUG, "--gpt.num_classes", "100"], "expected the data's 101"),
+        ([DEBUG, "--gpt.num_classes", "103"], "expected the data's 101"),
+        ([DEBUG, "--seed", "-1"], "seed"),
+        ([DEBUG, "--samples.batch_size", "0"], "samples.batch_size"),
+        ([DEBUG, "--gpt_training.ema_decay", "1"], "ema_decay"),
+        ([DEBUG, "--gpt_training.optimizer.warmup_steps", "-1"], "warmup_steps"),
+        ([DEBUG, "--gpt_training.global_batch_size", "32"], "expected at most 16"),
+        ([DEBUG, "--data.num_validation", "4"], "expected at most 4"),
     ],
 )
 def test_train_command(arguments, words, capsys, tmp_path):
@@ -102,6 +114,7 @@ def test_config_files(text, words, capsys, tmp_path):
         ({"gpt": {"activation": "relu"}}, "expected one of"),
         ({"tokenizer": {"kind": "Unknown"}}, "expected one of PaletteConfig"),
         ({"tokenizer": {}}, "expected one of PaletteConfig"),
+        ({"data": {"kind": "FolderConfig"}}, "path: expected a value, found none"),
     ],
 )
 def test_config_json(change, words):
@@ -134,6 +147,8 @@ def test_config_json(change, words):
         (["{run}", "--labels", "1", "--out", "x.gif"], "suffix .gif"),
         (["{run}", "--unknown", "1"], "unrecognized arguments"),
         (["{run}", "--seed", "1.5"], "invalid int"),
+        (["{run}", "--seed", "9223372036854775808"], "seed"),
+        (["{run}", "--labels", "0-99999999999"], "at most 1000000"),
     ],
 )
 def test_sample_command(arguments, words, tiny_run, capsys, tmp_path):
@@ -211,8 +226,8 @@ def change_config(run):
         (truncate_data, "cannot be read"),
         (remove_data, "cannot be read"),
         (remove_item, "ema_params"),
-        (remove_metadata, ""),
-        (spoil_metadata, ""),
+        (remove_metadata, "checkpoints"),
+        (spoil_metadata, "expected a checkpoint with its config"),
         (remove_tokenizer, "expected a checkpoint, found none"),
         (change_config, "expected blocks.attention.key.kernel (2, 32, 2, 16), got (2, 16, 2, 8)"),
     ],
@@ -264,7 +279,7 @@ def other_preprocessing(tokens):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (spoil_header, "damaged one"),
+        (spoil_header, "damaged file"),
         (remove_header, "expected encoded tokens"),
         (shorten_shard, "expected 64 rows, got 63"),
         (remove_shard, "expected an array"),
@@ -276,7 +291,14 @@ def other_preprocessing(tokens):
 )
 def test_damaged_tokens(damage, words, copied_run, capsys):
     damage(copied_run / "tokens" / "train")
-    assert words in fails(capsys, "encode", copied_run)
+    assert words in fails(capsys, "encode", DEBUG, "--workdir", copied_run)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_damaged_json(name, text, copied_run, capsys):
+    (copied_run / name).write_text(text)
+    assert name in fails(capsys, "train", DEBUG, "--workdir", copied_run)
 
 
 def test_tokens_that_the_tokenizer_does_not_give(copied_run):

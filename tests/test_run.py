@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,7 @@ def test_completion_keeps_the_upper_tokens(model, cards):
     ("request_", "word"),
     [
         ({"labels": [101]}, "0 to 100"),
+        ({"labels": "seven"}, "whole numbers"),
         ({"labels": [-1]}, "0 to 100"),
         ({"labels": [0.5]}, "whole numbers"),
         ({"labels": [1, 2], "num_images": 3}, "one number of pictures"),
@@ -173,9 +175,53 @@ def test_sample_command_completes_a_picture(tiny_run, tmp_path):
     assert out.exists()
 
 
-def test_encode_command_writes_tokens_again(tiny_run, capsys):
-    assert main(["encode", str(tiny_run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"train": 64, "validation": 16}
+def test_encode_command_writes_the_tokens_of_the_run(tiny_run, tmp_path, capsys):
+    """Without its tokens, and without a GPT, a run's tokenizer gives the same ones again."""
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run / "tokenizer", workdir / "tokenizer")
+    shutil.copy(tiny_run / "config.json", workdir)
+    config = str(REPOSITORY / "configs/debug.py")
+    assert main(["encode", config, "--workdir", str(workdir), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == {"workdir": str(workdir), "train": 64, "validation": 16}
+    assert not (workdir / "gpt").exists()
+    for name in ("tokens-00000.npy", "labels-00000.npy"):
+        expected = np.load(tiny_run / "tokens/train" / name)
+        np.testing.assert_array_equal(np.load(workdir / "tokens/train" / name), expected)
+    header = json.loads((workdir / "tokens/train/header.json").read_text())
+    assert (header["num_examples"], header["num_skipped"]) == (64, 0)
+    assert header["preprocessing"]["image_size"] == 32
+
+
+def test_other_settings_of_the_last_stage_are_drawn(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run, tmp_path / "run")
+    samples = dataclasses.replace(tiny_config().samples, num_per_class=2)
+    result = run(tiny_config(samples=samples), workdir)
+    assert result["num_samples"] == 202
+
+
+def test_a_gpt_of_another_tokenizer_is_refused(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run, tmp_path / "run")
+    path = workdir / "gpt/checkpoints/8/_CHECKPOINT_METADATA"
+    found = json.loads(path.read_text())["custom_metadata"]["tokenizer_hash"]
+    path.write_text(path.read_text().replace(found, "0" * 64))
+    with pytest.raises(UserError, match="expected the tokenizer 000000000000"):
+        igpt_jax.load(workdir)
+    with pytest.raises(UserError, match="expected the tokenizer 000000000000"):
+        run(tiny_config(), workdir)
+
+
+def test_mirrored_views_and_ten_crops_are_written(tmp_path):
+    from igpt_jax.data.encode import EncodingConfig, make_views
+
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    preparation = dataclasses.replace(tiny_config().transform, crop="center")
+    one = make_views(EncodingConfig(), preparation, image)
+    mirrored = make_views(EncodingConfig(views="mirrored"), preparation, image)
+    ten = make_views(EncodingConfig(views="ten_crop"), preparation, image)
+    assert (one.shape, mirrored.shape, ten.shape) == tuple((n, 32, 32, 3) for n in (1, 2, 10))
+    np.testing.assert_array_equal(mirrored, [one[0], one[0][:, ::-1]])
+    np.testing.assert_array_equal(ten[5:, :, ::-1], ten[[1, 0, 3, 2, 4]])
 
 
 def test_a_palette_run_without_classes(tmp_path):

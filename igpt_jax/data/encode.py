@@ -14,9 +14,11 @@ from tqdm import tqdm
 
 from igpt_jax.data.examples import check_index
 from igpt_jax.data.geometry import flip_horizontal, ten_crop
+from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.data.transforms import TransformConfig, deterministic, transform
 from igpt_jax.errors import UserError
 from igpt_jax.grid import image_grid, save_png
+from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.typing import Float, Int, UInt8
 
 FORMAT = 1
@@ -75,6 +77,7 @@ def encode_dataset(
     config: EncodingConfig,
     header: Mapping[str, Any],
     total: int,
+    skipped: SkippedImages,
 ) -> dict[str, Any]:
     """Writes tokens and labels of all batches to a directory, whole or not at all.
 
@@ -88,6 +91,7 @@ def encode_dataset(
         config: views and sizes.
         header: what the tokens are: tokenizer hash, vocabulary, grid, preprocessing.
         total: pictures, for the progress bar.
+        skipped: what the pipeline of `batches` left out; it is counted in the header.
 
     Returns:
         The header as written, with the counts.
@@ -103,7 +107,8 @@ def encode_dataset(
                 tokens = np.asarray(encode(images))
                 writer.add(tokens, batch["label"])
                 if not checked:
-                    checked.append((images[:NUM_CHECKED], tokens[:NUM_CHECKED]))
+                    kept = min(NUM_CHECKED, config.shard_size)
+                    checked.append((images[:kept], tokens[:kept]))
             bar.update(len(batch["image"]))
     shards = writer.close()
     if not checked:
@@ -117,9 +122,10 @@ def encode_dataset(
         **header,
         "views": config.views,
         "num_examples": sum(shard["count"] for shard in shards),
+        "num_skipped": skipped.broken,
         "shards": shards,
     }
-    (temporary / "header.json").write_text(json.dumps(written, indent=1))
+    write_json(temporary / "header.json", written)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(temporary, directory)
     return written
@@ -164,15 +170,12 @@ def read_header(directory: Path) -> dict[str, Any]:
     path = directory / "header.json"
     if not path.is_file():
         raise UserError(f"{directory}: expected encoded tokens (header.json), found none; encode")
-    try:
-        header = json.loads(path.read_text())
-        found = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    header = read_json(path, "delete the folder to encode again")
+    if header.get("format") != FORMAT:
         raise UserError(
-            f"{path}: expected a JSON header, got a damaged one; encode again"
-        ) from error
-    if found != FORMAT:
-        raise UserError(f"{path}: expected format {FORMAT}, got {found}; encode again")
+            f"{path}: expected format {FORMAT}, got {header.get('format')}; delete the folder to "
+            "encode again"
+        )
     return header
 
 

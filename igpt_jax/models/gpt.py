@@ -15,6 +15,7 @@ from igpt_jax.models.attention import CausalSelfAttention, KVCache, Rotation
 from igpt_jax.models.conditioning import ClassEmbedder, StartEmbedder
 from igpt_jax.models.layers import FeedForward, RMSNorm, kernel_init
 from igpt_jax.models.rotary import raster_coordinates, rotation
+from igpt_jax.partitioning import shard_rows
 from igpt_jax.typing import Array, Float, Int
 
 REMAT_POLICIES = {
@@ -78,7 +79,12 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         """Refuses shapes that no model has."""
-        _check(self.num_layers >= 1, "num_layers must be at least 1", self.num_layers)
+        for name in ("num_layers", "num_heads", "embed_dim", "kv_heads", "hidden_dim"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in ("vocab_size", "num_classes"):
+            _check(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
+        for name in ("embed_dropout", "residual_dropout", "cond_drop_prob"):
+            _check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
         _check(
             self.embed_dim % self.num_heads == 0,
             f"embed_dim must divide by num_heads {self.num_heads}",
@@ -98,9 +104,6 @@ class GPTConfig:
             not self.class_factors or math.prod(self.class_factors) >= self.num_classes > 0,
             f"class_factors must multiply to at least num_classes {self.num_classes}",
             self.class_factors,
-        )
-        _check(
-            0 <= self.cond_drop_prob < 1, "cond_drop_prob must be in [0, 1)", self.cond_drop_prob
         )
 
     @property
@@ -169,7 +172,7 @@ class Block(nn.Module):
         x = x + dropout(update)
         feed_forward = FeedForward(config.hidden_dim, config.activation, dtype, name="mlp")
         x = x + dropout(feed_forward(RMSNorm(config.norm_epsilon, name="mlp_norm")(x)))
-        return (x, kv_cache), None
+        return (shard_rows(x), kv_cache), None
 
 
 class GPT(nn.Module):
@@ -199,7 +202,7 @@ class GPT(nn.Module):
             (config.vocab_size, config.embed_dim),
             jnp.float32,
         )
-        self.condition: Any = (
+        self.prefix: Any = (
             ClassEmbedder(config.num_classes, config.class_factors, config.embed_dim)
             if config.num_classes
             else StartEmbedder(config.embed_dim)
@@ -294,14 +297,14 @@ class GPT(nn.Module):
                 f"{'are missing' if labels is None else 'were given'}; "
                 f"pass {'one label a picture' if labels is None else 'labels=None'}"
             )
-        condition = self.condition(tokens.shape[0] if labels is None else labels)
+        prefix = self.prefix(tokens.shape[0] if labels is None else labels)
         if config.positions == "learned":
-            condition = condition + self.position_embedding[: config.prefix_len]
+            prefix = prefix + self.position_embedding[: config.prefix_len]
         if coordinates is None:
             coordinates = self._raster(0, tokens.shape[1])
         embedded = self._embed(tokens, coordinates)
-        x = jnp.concatenate([condition.astype(embedded.dtype), embedded], axis=1)
-        x = self.embed_dropout(x, deterministic=deterministic)
+        x = jnp.concatenate([prefix.astype(embedded.dtype), embedded], axis=1)
+        x = shard_rows(self.embed_dropout(x, deterministic=deterministic))
         outside = jnp.full_like(
             coordinates, OUTSIDE, shape=(len(coordinates), config.prefix_len, 3)
         )
@@ -348,9 +351,9 @@ class GPT(nn.Module):
 
     def _logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         hidden = self.norm(hidden)
-        return jnp.matmul(
-            hidden, self.head.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        head = self.head.astype(hidden.dtype)
+        logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+        return shard_rows(logits, last_axis="tensor")
 
 
 def init_kv_cache(config: GPTConfig, batch_size: int) -> KVCache:

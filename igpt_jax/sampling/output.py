@@ -37,6 +37,14 @@ def complete_settings(
     ]
 
 
+def check_output(path: Path) -> None:
+    """Refuses a path that `write_images` cannot write."""
+    if path.suffix.lower() not in ("", ".png", ".npz"):
+        raise UserError(
+            f"--out: expected FILE.png, FILE.npz or a directory, got the suffix {path.suffix}"
+        )
+
+
 def write_images(
     path: Path, images: UInt8[np.ndarray, "n h w 3"], settings: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -48,6 +56,7 @@ def write_images(
     Raises:
         UserError: another suffix.
     """
+    check_output(path)
     match path.suffix.lower():
         case ".png":
             labels = [entry["label"] for entry in settings]
@@ -64,7 +73,3 @@ def write_images(
         case "":
             for entry, image in zip(settings, images, strict=True):
                 save_png(path / f"{entry['index']:05d}.png", image, entry)
-        case suffix:
-            raise UserError(
-                f"--out: expected FILE.png, FILE.npz or a directory, got the suffix {suffix}"
-            )

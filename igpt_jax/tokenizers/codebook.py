@@ -1,7 +1,7 @@
-"""Start a codebook, keep it alive, and measure how it is used.
+"""Start a codebook and measure how it is used.
 
-All of it is pure functions of (codebook, latents, key): a training loop calls them between steps,
-so that `params` stays the only collection of the model.
+Pure functions: training calls `start_codebook` once, before the first step, so that `params` stays
+the only collection of the model.
 """
 
 from typing import cast
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.tokenizers.autoencoder import Autoencoder
-from igpt_jax.tokenizers.kmeans import kmeans, nearest, sample_by_weight, squared_error
+from igpt_jax.tokenizers.kmeans import kmeans
 from igpt_jax.tokenizers.quantizers import (
     FiniteScalarQuantizerConfig,
     VectorQuantizerConfig,
@@ -40,35 +40,6 @@ def init_codebook(
     points = l2_normalized(points) if l2_normalize else points
     centers = kmeans(points, key, num_clusters=codebook_size, num_iterations=num_iterations).centers
     return l2_normalized(centers) if l2_normalize else centers
-
-
-def restart_dead_codes(
-    codebook: Float[Array, "v d"],
-    latents: Float[Array, "*n d"],
-    key: PRNGKey,
-    *,
-    l2_normalize: bool = False,
-) -> Float[Array, "v d"]:
-    """Move codes that none of the latents uses onto latents that are badly served.
-
-    Latents are drawn in proportion to their squared quantization error. Drawn uniformly they
-    would come from the commonest content (blank areas), which then spreads over many codes.
-
-    Args:
-        codebook: the codes as they are.
-        latents: encoder outputs of one batch or more; codes they do not use count as dead.
-        key: decides which latents become codes.
-        l2_normalize: whether the quantizer compares directions.
-    """
-    codebook_size = codebook.shape[0]
-    points = latents.reshape(-1, latents.shape[-1]).astype(jnp.float32)
-    points = l2_normalized(points) if l2_normalize else points
-    codes = l2_normalized(codebook) if l2_normalize else codebook
-    tokens = nearest(points, codes)
-    error = squared_error(points, codes, tokens)
-    candidates = points[sample_by_weight(error, key, num_samples=codebook_size)]
-    is_dead = token_counts(tokens, codebook_size) == 0
-    return jnp.where(is_dead[:, None], candidates, codebook).astype(codebook.dtype)
 
 
 def token_counts(tokens: Int[Array, "*n"], codebook_size: int) -> Float[Array, " codebook_size"]:
@@ -102,7 +73,7 @@ def start_codebook(
     Args:
         model: the tokenizer; one without a codebook keeps its parameters.
         params: its parameters.
-        images: in [-1, 1]; best with ten or more latents a code, or codes start as twins.
+        images: in [-1, 1]; two or more latents a code, or codes start as twins.
         key: decides the k-means start.
     """
     match model.config.quantizer:

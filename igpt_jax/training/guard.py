@@ -32,10 +32,9 @@ class LossGuard:
         """
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise UserError(
-                f"training stopped at step {step}: loss {loss}, gradient norm {grad_norm}. The "
-                "parameters of the step before are kept in memory only; start again from the last "
-                "checkpoint with a lower optimizer.peak_lr, a lower optimizer.clip_norm, more "
-                "warmup_steps, or dtype float32"
+                f"training stopped at step {step}: loss {loss}, gradient norm {grad_norm}; start "
+                "again in another --workdir with a lower optimizer.peak_lr or optimizer.clip_norm, "
+                "more warmup_steps, gpt.qk_norm, or dtype float32"
             )
         spike = self._is_spike(loss)
         if spike:

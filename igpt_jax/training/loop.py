@@ -39,7 +39,8 @@ class TrainConfig:
         optimizer: AdamW and its schedule.
         ema_decay: of the averaged parameters that sampling uses.
         log_every: steps between rows of training metrics.
-        eval_every: steps between measurements on the validation data.
+        eval_every: steps between measurements on the validation data; each checkpoint is also
+            measured, to know the best.
         eval_batches: batches of each measurement.
         picture_every: steps between pictures (samples or reconstructions); 0 for none.
         checkpoint_every: steps between checkpoints; one is always written at the end.
@@ -71,6 +72,8 @@ class TrainConfig:
                 f"global_batch_size: expected a multiple of {self.accumulation_steps} accumulation "
                 f"steps, got {self.global_batch_size}"
             )
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay: expected in [0, 1), got {self.ema_decay}")
         if self.picture_every < 0 or self.keep_best < 0:
             raise UserError("picture_every and keep_best: expected 0 (off) or more")
 
@@ -135,7 +138,8 @@ def train(
             directory / "checkpoints", keep_last=config.keep_last, keep_best=config.keep_best
         ) as checkpoints,
     ):
-        state = _start_or_restore(task, optimizer, checkpoints, batches, init_key, mesh)
+        shardings = state_shardings(task.init, optimizer, mesh)
+        state = _start_or_restore(task, optimizer, checkpoints, batches, init_key, shardings)
         start = int(state.step)
         if start >= config.num_steps:
             return
@@ -146,6 +150,7 @@ def train(
                 ema_decay=config.ema_decay,
                 accumulation_steps=config.accumulation_steps,
             ),
+            out_shardings=(shardings, replicated(mesh)),  # or they drift, and it compiles again
             donate_argnums=0,
         )
         evaluate = _evaluator(task, config, validation_data, mesh)
@@ -164,19 +169,19 @@ def train(
                 def due(every: int, step: int = step) -> bool:
                     return step % every == 0 or step == config.num_steps
 
-                measured = None
-                if due(config.log_every):
-                    log.flush()
-                if due(config.eval_every):
+                if due(config.log_every) or due(config.checkpoint_every):
+                    log.flush()  # the guard sees every loss before it is saved
+                paused, measured = time.perf_counter(), None
+                if due(config.eval_every) or due(config.checkpoint_every):
                     measured = evaluate(state.ema_params)
                     writer.write(step, "validation", measured)
                     log.validation(step, measured)
                 if config.picture_every and due(config.picture_every) and task.show is not None:
                     task.show(state.ema_params, next(iter(validation_data)), step)
                 if due(config.checkpoint_every):
-                    log.flush()  # the guard sees every loss before it is saved
                     position = {"data_state": batches.get_state()}
                     checkpoints.save(state, {**metadata, **position}, measured)
+                log.paused += time.perf_counter() - paused
             log.close()
 
 
@@ -186,10 +191,9 @@ def _start_or_restore(
     checkpoints: Checkpoints,
     batches: Any,
     key: PRNGKey,
-    mesh: Mesh,
+    shardings: TrainState,
 ) -> TrainState:
     """The state of the newest checkpoint, or a new one; moves the data to its position."""
-    shardings = state_shardings(task.init, optimizer, mesh)
     if checkpoints.latest is None:
         create = jax.jit(lambda key: init_state(task.init, optimizer, key), out_shardings=shardings)
         state = create(key)
@@ -242,6 +246,7 @@ class _Log:
     start: int
     name: str
     waited: float = 0.0
+    paused: float = 0.0
 
     def __post_init__(self) -> None:
         self._pending: list[tuple[int, Metrics]] = []
@@ -263,7 +268,7 @@ class _Log:
         steps = [step for step, _ in self._pending]
         rows = jax.device_get([metrics for _, metrics in self._pending])
         self._pending.clear()
-        elapsed = time.perf_counter() - self._since
+        elapsed = time.perf_counter() - self._since - self.paused
         spikes = [
             self._guard.check(step, float(row["loss"]), float(row["grad_norm"]))
             for step, row in zip(steps, rows, strict=True)
@@ -281,13 +286,12 @@ class _Log:
             },
         )
         self._bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}", images_s=f"{images_per_second:.0f}")
-        self._since, self.waited = time.perf_counter(), 0.0
+        self._since, self.waited, self.paused = time.perf_counter(), 0.0, 0.0
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints one line of validation metrics above the bar."""
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self._bar.write(f"{self.name} step {step}: validation {shown}")
-        self._since = time.perf_counter()
 
     def close(self) -> None:
         """Ends the progress bar."""

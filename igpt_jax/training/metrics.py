@@ -31,7 +31,9 @@ class MetricWriter:
         path = directory / "metrics.jsonl"
         _truncate(path, resume_step)
         self._file = path.open("a")
-        self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step)
+        self._tensorboard = SummaryWriter(
+            str(directory / "tensorboard"), purge_step=resume_step + 1
+        )
 
     def __enter__(self) -> "MetricWriter":
         """Opens."""

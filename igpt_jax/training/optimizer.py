@@ -37,6 +37,11 @@ class OptimizerConfig:
             raise UserError(f"peak_lr: expected more than 0, got {self.peak_lr}")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise UserError(f"betas: expected in [0, 1), got {self.beta1} and {self.beta2}")
+        if self.warmup_steps < 0 or self.weight_decay < 0 or self.end_lr_ratio < 0:
+            raise UserError(
+                "warmup_steps, weight_decay and end_lr_ratio: expected 0 or more, got "
+                f"{self.warmup_steps}, {self.weight_decay} and {self.end_lr_ratio}"
+            )
         if not self.clip_norm > 0:
             raise UserError(f"clip_norm: expected more than 0, got {self.clip_norm}")
 

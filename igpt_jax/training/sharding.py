@@ -12,12 +12,11 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from igpt_jax.errors import UserError
+from igpt_jax.partitioning import AXES, BATCH_AXES
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
-
-# Logical axis of a parameter -> mesh axis. Megatron-style tensor parallelism (Shoeybi et al. 2019)
-# over heads, hidden channels and vocabulary; ZeRO-3 style sharding over the residual channels.
+# Logical axis of a parameter -> mesh axis. Megatron-style tensor parallelism
+# (Shoeybi et al. 2019) over heads, hidden channels and vocabulary; ZeRO-3 style sharding over the
+# residual channels.
 RULES = (
     ("vocab", "tensor"),
     ("embed", "fsdp"),

@@ -25,8 +25,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
     """Builds `(state, batch, key) -> (state, metrics)`.
 
-    A step whose loss or gradient is not finite changes nothing but the count, so that the last
-    good parameters can still be saved; `metrics["skipped"]` is then 1.
+    A step whose loss or gradient is not finite changes nothing but the count, so that no
+    checkpoint ever holds what is not a number; `metrics["skipped"]` is then 1.
 
     Args:
         loss: mean over the batch.

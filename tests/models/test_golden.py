@@ -55,7 +55,7 @@ def llamagen():
 
     params = {
         "token_embedding": weights["tok_embeddings.weight"],
-        "condition": {"embedding_0": weights["cls_embedding.embedding_table.weight"]},
+        "prefix": {"embedding_0": weights["cls_embedding.embedding_table.weight"]},
         "norm": {"scale": weights["norm.weight"]},
         "head": weights["output.weight"].T,
         "blocks": {
@@ -94,7 +94,7 @@ def imagegpt():
 
     params = {
         "token_embedding": weights["transformer.wte.weight"][:-1],
-        "condition": {"embedding_0": weights["transformer.wte.weight"][-1]},
+        "prefix": {"embedding_0": weights["transformer.wte.weight"][-1]},
         "position_embedding": weights["transformer.wpe.weight"],
         "norm": {"scale": weights["transformer.ln_f.weight"]},
         "head": weights["lm_head.weight"].T,

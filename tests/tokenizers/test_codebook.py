@@ -10,7 +10,6 @@ from igpt_jax.tokenizers.codebook import (
     init_codebook,
     marginal_entropy,
     perplexity,
-    restart_dead_codes,
     start_codebook,
     token_counts,
 )
@@ -38,16 +37,6 @@ def test_every_code_starts_in_use(l2_normalize):
         np.testing.assert_allclose(np.linalg.norm(codebook, axis=-1), 1.0, atol=1e-5)
         latents = latents / jnp.linalg.norm(latents, axis=-1, keepdims=True)
     assert codebook_usage(nearest(latents, codebook), 32) == 1.0
-
-
-def test_dead_codes_move_to_badly_served_latents_and_live_ones_stay():
-    common = jnp.zeros((1000, 2))
-    rare = jnp.asarray([[5.0, 5.0], [-5.0, 5.0]])
-    codebook = jnp.asarray([[0.0, 0.0], [90.0, 90.0], [80.0, 80.0], [70.0, 70.0]])
-    restarted = np.asarray(restart_dead_codes(codebook, jnp.concatenate([common, rare]), KEY))
-    np.testing.assert_array_equal(restarted[0], codebook[0])
-    # Never on the common latent, which is served perfectly.
-    assert {tuple(code) for code in restarted[1:]} <= {tuple(row) for row in np.asarray(rare)}
 
 
 def test_a_model_starts_with_all_codes_in_use():

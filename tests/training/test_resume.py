@@ -70,6 +70,11 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
+def num_rows(workdir, stage):
+    path = workdir / stage / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
 def is_saving(workdir, stage):
     """A checkpoint of the stage has been begun and is not finished."""
     checkpoints = workdir / stage / "checkpoints"
@@ -82,16 +87,16 @@ def test_sigkill_at_any_moment(undisturbed, tmp_path):
     """Six moments by the clock, six while a checkpoint is being written."""
     rng, workdir, kills = random.Random(0), tmp_path / "run", []
     while len(kills) < 12:
-        process = start(workdir)
-        begun = time.monotonic()
-        at_save = len(kills) % 2 == 1
         stage = "tokenizer" if len(kills) < 6 else "gpt"
-        moment = rng.uniform(3, 9)
+        at_save, delay = len(kills) % 2 == 1, rng.uniform(0, 1.5)
+        process, known, due = start(workdir), num_rows(workdir, stage), None
         while process.poll() is None:
-            elapsed = time.monotonic() - begun
-            if (at_save and is_saving(workdir, stage)) or (elapsed > moment and not at_save):
+            if due is None and num_rows(workdir, stage) > known:
+                due = time.monotonic() + delay  # the stage has begun to train
+            if is_saving(workdir, stage) if at_save else due and time.monotonic() > due:
                 process.send_signal(signal.SIGKILL)
-                kills.append((stage, "save" if at_save else "clock", round(elapsed, 2)))
+                kills.append((stage, "save" if at_save else "clock", num_rows(workdir, stage)))
+                break
             time.sleep(0.001)
         process.communicate()
         if process.returncode == 0:  # it was faster: lose the stage and go on killing

@@ -91,7 +91,7 @@ def test_weight_decay_leaves_norms_and_start_vectors():
     params = {
         "token_embedding": jnp.zeros((5, 4)),
         "norm": {"scale": jnp.zeros(4)},
-        "condition": {"embedding_0": jnp.zeros(4)},
+        "prefix": {"embedding_0": jnp.zeros(4)},
         "blocks": {
             "attention_norm": {"scale": jnp.zeros((2, 4))},  # layers first
             "mlp": {"up": {"kernel": jnp.zeros((2, 4, 8))}},
@@ -100,7 +100,7 @@ def test_weight_decay_leaves_norms_and_start_vectors():
     assert decay_mask(params) == {
         "token_embedding": True,
         "norm": {"scale": False},
-        "condition": {"embedding_0": False},
+        "prefix": {"embedding_0": False},
         "blocks": {"attention_norm": {"scale": False}, "mlp": {"up": {"kernel": True}}},
     }
 

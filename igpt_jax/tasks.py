@@ -1,0 +1,82 @@
+"""What the two trained stages minimise and show."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax.config import RunConfig
+from igpt_jax.data.images import to_float
+from igpt_jax.dtypes import resolve_dtype
+from igpt_jax.grid import image_grid, save_png
+from igpt_jax.losses import bits_per_dim, token_nll
+from igpt_jax.model import Model, decode_tokens, encode_images, gpt_inputs, tokenizer_input
+from igpt_jax.tokenizers.autoencoder import Autoencoder
+from igpt_jax.tokenizers.codebook import start_codebook
+from igpt_jax.tokenizers.losses import autoencoder_loss
+from igpt_jax.training.loop import Task
+from igpt_jax.typing import Array, Params, PRNGKey
+
+NUM_SHOWN = 16  # pictures of each grid while training
+
+
+def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -> Task:
+    """Reconstruction of pictures."""
+    trained = Autoencoder(tokenizer.config, dtype=resolve_dtype(config.tokenizer_dtype))
+
+    def init(key: PRNGKey) -> Params:
+        return tokenizer.init(key, tokenizer_input(tokenizer))["params"]
+
+    def loss(params: Params, batch: dict[str, Array], key: PRNGKey | None) -> tuple:
+        images = batch["image"].astype(jnp.float32) / 127.5 - 1
+        return autoencoder_loss(trained, params, images, config.tokenizer_loss, dropout_key=key)
+
+    def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
+        images = jnp.asarray(batch["image"][:NUM_SHOWN])
+        decoded = decode_tokens(tokenizer, params, encode_images(tokenizer, params, images))
+        pairs = np.concatenate([batch["image"][:NUM_SHOWN], np.asarray(decoded)])
+        grid = image_grid(pairs, columns=len(images))
+        save_png(directory / f"reconstructions-{step:06d}.png", grid, {"step": step})
+
+    def prepare(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
+        return start_codebook(tokenizer, params, jnp.asarray(to_float(batch["image"])), key)
+
+    return Task("tokenizer", init, loss, prepare, show)
+
+
+def gpt_task(model: Model, directory: Path) -> Task:
+    """Next-token prediction."""
+    gpt = model.gpt
+    config = gpt.config
+
+    def init(key: PRNGKey) -> Params:
+        return gpt.init(key, *gpt_inputs(gpt))["params"]
+
+    def loss(params: Params, batch: dict[str, Array], key: PRNGKey | None) -> tuple:
+        labels = batch["label"] if config.num_classes else None
+        tokens, rngs = batch["tokens"], {}
+        if key is not None:
+            drop_key, dropout_key = jax.random.split(key)
+            rngs = {"dropout": dropout_key}
+            if labels is not None:
+                dropped = jax.random.bernoulli(drop_key, config.cond_drop_prob, labels.shape)
+                labels = jnp.where(dropped, config.num_classes, labels)
+        logits: Any = gpt.apply(
+            {"params": params}, tokens[:, :-1], labels, deterministic=key is None, rngs=rngs
+        )
+        nats = token_nll(logits, tokens).mean()
+        bits = bits_per_dim(nats, config.seq_len, model.config.tokenizer.image_size)
+        return nats, {"bits_per_dim": bits}
+
+    def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
+        labels = batch["label"][:NUM_SHOWN] if config.num_classes else None
+        now = dataclasses.replace(model, params=params)
+        images = now.sample(labels, num_images=None if config.num_classes else NUM_SHOWN)
+        captions = None if labels is None else [str(label) for label in labels]
+        grid = image_grid(images, captions=captions)
+        save_png(directory / f"samples-{step:06d}.png", grid, {"step": step, "seed": 0})
+
+    return Task("gpt", init, loss, show=show)
