@@ -1,4 +1,11 @@
-"""CIFAR-10, pixel by pixel in 512 colours as iGPT does it, by class."""
+"""CIFAR-10, pixel by pixel in 512 colours as iGPT does it, by class.
+
+    IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_palette.py
+
+On 2 CPU cores (AMD EPYC) shared with other jobs, jax 0.10.2: palette and tokens 2 minutes, GPT 20
+minutes. Expected: validation 2.92 nats a token, 51 % under the marginal entropy of 6.00
+(docs/cifar10.md).
+"""
 
 from igpt_jax.config import RunConfig, SamplesConfig
 from igpt_jax.data.folders import FolderConfig

@@ -1,4 +1,9 @@
-"""CIFAR-10 by class, as 8 x 8 codes of a convolutional tokenizer."""
+"""CIFAR-10 by class, as 8 x 8 codes of a convolutional tokenizer.
+
+    IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_vq.py
+
+Sized for about 20 minutes on 2 CPU cores; not measured to its end yet.
+"""
 
 from igpt_jax.config import RunConfig, SamplesConfig
 from igpt_jax.data.folders import FolderConfig

@@ -1,4 +1,11 @@
-"""Playing cards that show the number asked for, 0 to 100."""
+"""Playing cards that show the number asked for, 0 to 100.
+
+    make demo, or: python train.py configs/demo.py
+
+On 2 CPU cores (AMD EPYC), jax 0.10.2: tokenizer 40 s, tokens 15 s, GPT 3 to 6 minutes depending on
+what else runs, 202 samples 10 s. Expected: validation 0.41 nats a token (marginal entropy 4.85),
+card_accuracy 0.985.
+"""
 
 from igpt_jax.config import RunConfig, SamplesConfig
 from igpt_jax.data.cards import CardsConfig

@@ -323,7 +323,8 @@ def test_a_folder_of_broken_pictures_stops_with_the_list(capsys, tmp_path):
         "from igpt_jax.data.sources import FolderConfig\n"
         "def get_config():\n"
         f"    data = FolderConfig({str(tmp_path / 'data')!r}, validation_per_class=10)\n"
-        "    return tiny_config(data=data)\n"
+        "    gpt = dataclasses.replace(tiny_config().gpt, num_classes=0, class_factors=())\n"
+        "    return tiny_config(data=data, gpt=gpt)\n"
     )
     assert main(["train", str(config), "--workdir", str(tmp_path / "run")]) == 2
     errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
