@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from igpt_jax.models.layers import RMSNorm, kernel_init
 from igpt_jax.models.rotary import rotate
-from igpt_jax.typing import Array, Bool, Float, Int, Leaf
+from igpt_jax.typing import Array, Float, Int, Leaf
 
 
 @flax.struct.dataclass
@@ -18,8 +18,9 @@ class KVCache:
     """Keys and values of every layer, allocated once for the whole sequence.
 
     Attributes:
-        keys: `[layers b s n k]`, slots from `length` on are unused.
-        values: `[layers b s n k]`.
+        keys: `[layers b n s k]`, slots from `length` on are unused. Heads come before slots, so
+            that reading a layer is one batched matrix product and no transposition.
+        values: `[layers b n s k]`.
         length: int `[]`, number of slots filled so far, the same for every row.
     """
 
@@ -33,15 +34,30 @@ Rotation = tuple[Float[Array, "#b s k_half"], Float[Array, "#b s k_half"]]
 
 def attend(
     query: Float[Array, "b q n k"],
-    keys: Float[Array, "b s m k"],
-    values: Float[Array, "b s m k"],
-    mask: Bool[Array, "1 1 q s"] | None = None,
+    keys: Float[Array, "b q m k"],
+    values: Float[Array, "b q m k"],
 ) -> Float[Array, "b q n k"]:
-    """Softmax attention, causal without a mask; grouped queries (Ainslie et al. 2023) when m < n.
+    """Causal softmax attention; grouped queries (Ainslie et al. 2023) when m < n.
 
     The one place to choose a kernel; today XLA's own on every platform. The softmax is in float32.
     """
-    return jax.nn.dot_product_attention(query, keys, values, mask=mask, is_causal=mask is None)
+    return jax.nn.dot_product_attention(query, keys, values, is_causal=True)
+
+
+def attend_cached(
+    query: Float[Array, "b q n k"],
+    keys: Float[Array, "b m s k"],
+    values: Float[Array, "b m s k"],
+    length: Int[Array, ""],
+) -> Float[Array, "b q n k"]:
+    """Attention of new slots to a cache that has them: query i sees slots up to `length + i`."""
+    b, q, n, k = query.shape
+    grouped = query.reshape(b, q, keys.shape[1], -1, k)
+    scores = jnp.einsum("bqmgk,bmsk->bmgqs", grouped, keys, preferred_element_type=jnp.float32)
+    visible = jnp.arange(keys.shape[2]) <= length + jnp.arange(q)[:, None]
+    weights = jax.nn.softmax(jnp.where(visible, scores * k**-0.5, -jnp.inf), axis=-1)
+    out = jnp.einsum("bmgqs,bmsk->bqmgk", weights.astype(values.dtype), values)
+    return out.reshape(b, q, n, k)
 
 
 class CausalSelfAttention(nn.Module):
@@ -97,9 +113,9 @@ class CausalSelfAttention(nn.Module):
         else:
             assert layer is not None
             kv_cache = _write(kv_cache, layer, key, value)
-            slots = jnp.arange(kv_cache.keys.shape[2])
-            mask = slots <= kv_cache.length + jnp.arange(query.shape[1])[:, None]
-            out = attend(query, kv_cache.keys[layer], kv_cache.values[layer], mask=mask[None, None])
+            out = attend_cached(
+                query, kv_cache.keys[layer], kv_cache.values[layer], kv_cache.length
+            )
         out = nn.DenseGeneral(
             x.shape[-1],
             axis=(-2, -1),
@@ -118,9 +134,10 @@ def _write(
     value: Float[Array, "b q n k"],
 ) -> KVCache:
     """Writes one layer's new keys and values behind the filled slots."""
-    start = (layer, 0, kv_cache.length, 0, 0)
+    start = (layer, 0, 0, kv_cache.length, 0)
+    key, value = (x.swapaxes(1, 2)[None] for x in (key, value))
     return dataclasses.replace(
         kv_cache,
-        keys=jax.lax.dynamic_update_slice(kv_cache.keys, key[None], start),
-        values=jax.lax.dynamic_update_slice(kv_cache.values, value[None], start),
+        keys=jax.lax.dynamic_update_slice(kv_cache.keys, key, start),
+        values=jax.lax.dynamic_update_slice(kv_cache.values, value, start),
     )

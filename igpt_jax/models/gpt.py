@@ -359,7 +359,7 @@ class GPT(nn.Module):
 def init_kv_cache(config: GPTConfig, batch_size: int) -> KVCache:
     """An empty cache for whole pictures; the slots are rounded up to a multiple of 8."""
     num_slots = 8 * math.ceil((config.prefix_len + config.seq_len - 1) / 8)
-    shape = (config.num_layers, batch_size, num_slots, config.kv_heads, config.head_dim)
+    shape = (config.num_layers, batch_size, config.kv_heads, num_slots, config.head_dim)
     dtype = resolve_dtype(config.dtype)
     return KVCache(
         keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype), length=jnp.int32(0)
