@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.model import gpt_inputs
-from igpt_jax.models.gpt import GPT, GPTConfig
+from igpt_jax.models.gpt import GPT
 from igpt_jax.models.presets import llamagen
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 
@@ -41,39 +41,32 @@ def compile_seconds(config):
     return traced - started, time.perf_counter() - traced
 
 
-def seconds_a_picture(grid_shape, repeats=5):
-    config = GPTConfig(
-        vocab_size=1_024, grid_shape=grid_shape, num_layers=6, num_heads=6, embed_dim=384,
-        num_classes=10,
-    )  # fmt: skip
-    gpt = GPT(config)
+def seconds_a_picture(grid_shape, batch_size, repeats=3):
+    gpt = GPT(llamagen("B", grid_shape=grid_shape))
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract(gpt))
-    rows = SamplingConfig().rows(BATCH_SIZE)
-    labels, keys = jnp.zeros((BATCH_SIZE,), jnp.int32), image_keys(0, np.arange(BATCH_SIZE))
-    generate(gpt, params, keys, labels, rows).block_until_ready()
+    rows, keys = SamplingConfig().rows(batch_size), image_keys(0, np.arange(batch_size))
+    labels = jnp.zeros((batch_size,), jnp.int32)
     times = []
-    for _ in range(repeats):
+    for _ in range(repeats + 1):  # the first one compiles
         started = time.perf_counter()
         generate(gpt, params, keys, labels, rows).block_until_ready()
-        times.append((time.perf_counter() - started) / BATCH_SIZE)
-    return float(np.median(times))
+        times.append((time.perf_counter() - started) / batch_size)
+    return float(np.median(times[1:]))
 
 
 def main():
     device = jax.devices()[0].device_kind
-    print(f"jax {jax.__version__} on {device}, batch {BATCH_SIZE}, guidance 4, top-k 2000")
+    print(f"jax {jax.__version__} on {device}, float32 on CPU; batch {BATCH_SIZE}, guidance, top-k")
     print(f"{'LlamaGen':>9} {'tokens':>6} {'trace s':>8} {'compile s':>10}")
     compile_seconds(llamagen("B", grid_shape=(4, 4)))  # imports and caches
-    for size in ("B", "L", "XL", "XXL", "3B"):
+    for size in ("B", "XL", "3B"):
         traced, compiled = compile_seconds(llamagen(size, grid_shape=(24, 24)))
-        print(f"{size:>9} {576:>6} {traced:>8.1f} {compiled:>10.1f}")
-    print(f"\n6 layers x 384\n{'tokens':>9} {'s a picture':>12} {'ratio':>6}")
-    before = None
-    for grid_shape in ((8, 16), (16, 16), (16, 32), (32, 32)):
-        seconds = seconds_a_picture(grid_shape)
-        ratio = "" if before is None else f"{seconds / before:.2f}"
-        print(f"{grid_shape[0] * grid_shape[1]:>9} {seconds:>12.3f} {ratio:>6}")
-        before = seconds
+        print(f"{size:>9} {576:>6} {traced:>8.1f} {compiled:>10.1f}", flush=True)
+    print(f"\nLlamaGen-B\n{'batch':>9} {'tokens':>6} {'s a picture':>12} {'ratio':>6}")
+    for batch_size in (1, 4, 8):
+        half, whole = (seconds_a_picture(grid, batch_size) for grid in ((12, 24), (24, 24)))
+        print(f"{batch_size:>9} {288:>6} {half:>12.2f}")
+        print(f"{batch_size:>9} {576:>6} {whole:>12.2f} {whole / half:>6.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,11 @@ class GPTConfig:
         """Condition slots `p` before the first token."""
         return max(1, len(self.class_factors))
 
+    @property
+    def num_slots(self) -> int:
+        """Cache slots of a whole picture: its last token is drawn, never fed."""
+        return self.prefix_len + self.seq_len - 1
+
 
 def _check(holds: bool, expected: str, got: Any) -> None:
     if not holds:
@@ -211,7 +216,7 @@ class GPT(nn.Module):
             self.position_embedding: Any = self.param(
                 "position_embedding",
                 kernel_init(None, "embed"),
-                (config.prefix_len + config.seq_len - 1, config.embed_dim),
+                (config.num_slots, config.embed_dim),
                 jnp.float32,
             )
         self.embed_dropout = nn.Dropout(config.embed_dropout)
@@ -356,11 +361,20 @@ class GPT(nn.Module):
         return shard_rows(logits, last_axis="tensor")
 
 
-def init_kv_cache(config: GPTConfig, batch_size: int) -> KVCache:
-    """An empty cache for whole pictures; the slots are rounded up to a multiple of 8."""
-    num_slots = 8 * math.ceil((config.prefix_len + config.seq_len - 1) / 8)
+def init_kv_cache(config: GPTConfig, batch_size: int, num_slots: int | None = None) -> KVCache:
+    """An empty cache of `num_slots`; None for those of a whole picture."""
+    num_slots = config.num_slots if num_slots is None else num_slots
     shape = (config.num_layers, batch_size, config.kv_heads, num_slots, config.head_dim)
     dtype = resolve_dtype(config.dtype)
     return KVCache(
         keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype), length=jnp.int32(0)
+    )
+
+
+def grow_kv_cache(kv_cache: KVCache, num_slots: int) -> KVCache:
+    """The same cache with room for more."""
+    more = num_slots - kv_cache.keys.shape[3]
+    padding = ((0, 0), (0, 0), (0, 0), (0, more), (0, 0))
+    return dataclasses.replace(
+        kv_cache, keys=jnp.pad(kv_cache.keys, padding), values=jnp.pad(kv_cache.values, padding)
     )

@@ -1,5 +1,6 @@
 """The compiled sampler: prefill, then a scan of fixed length over a static key-value cache."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.errors import UserError
-from igpt_jax.models.gpt import GPT, init_kv_cache
+from igpt_jax.models.gpt import GPT, grow_kv_cache, init_kv_cache
 from igpt_jax.sampling.logits import draw, guide
 from igpt_jax.typing import Array, Float, Int, Key, Leaf, Params
 
@@ -128,9 +129,21 @@ def generate(
         raise UserError(
             f"prompt: expected fewer than the {config.seq_len} tokens of a picture, got {start}"
         )
-    kv_cache = init_kv_cache(config, known.shape[0])
+    # The cache grows in stages, so that early tokens do not read slots that are still empty.
+    capacities = [c for c in _capacities(config.num_slots) if c >= config.prefix_len + start]
+    kv_cache: Any = init_kv_cache(config, known.shape[0], capacities[0])
     logits, kv_cache = model.apply(variables, known, labels, kv_cache, method=GPT.prefill)
-    first = choose(logits, jnp.int32(start))
-    positions = jnp.arange(start + 1, config.seq_len)
-    _, rest = jax.lax.scan(step, (first, kv_cache), positions)
-    return jnp.concatenate([prompt, first[:, None], rest.T], axis=1)
+    tokens = choose(logits, jnp.int32(start))
+    drawn, position = [tokens[None]], start + 1
+    for capacity in capacities:
+        end = capacity - config.prefix_len + 1
+        carry = (tokens, grow_kv_cache(kv_cache, capacity))
+        (tokens, kv_cache), part = jax.lax.scan(step, carry, jnp.arange(position, end))
+        drawn, position = [*drawn, part], end
+    return jnp.concatenate([prompt, jnp.concatenate(drawn).T], axis=1)
+
+
+def _capacities(num_slots: int) -> list[int]:
+    """Sizes of the cache, one a stage: at most eight, none shorter than 128 slots."""
+    stage = max(128, math.ceil(num_slots / 8))
+    return [*range(stage, num_slots, stage), num_slots]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -129,7 +131,27 @@ def lowered_lines(config):
     return len(lowered.as_text().splitlines())
 
 
-def test_depth_and_tokens_do_not_enter_the_program():
-    """XL (36 layers, 576 tokens) is as long a program as B (12 layers, 256 tokens)."""
-    small = lowered_lines(llamagen("B"))
+def test_depth_does_not_enter_the_program():
+    """XL (36 layers) is as long a program as B (12 layers)."""
+    small = lowered_lines(llamagen("B", grid_shape=(24, 24)))
     assert lowered_lines(llamagen("XL", grid_shape=(24, 24))) == pytest.approx(small, rel=0.02)
+
+
+@pytest.mark.parametrize("start", [0, 1, 100, 127, 128, 200])
+def test_a_cache_that_grows_gives_the_tokens_of_the_full_pass(start):
+    """256 tokens are drawn in two stages of the cache: greedy, against the full forward pass."""
+    config = dataclasses.replace(CONFIG, grid_shape=(16, 16), num_layers=1)
+    gpt = GPT(config)
+    shapes = jax.eval_shape(
+        gpt.init, jax.random.key(0), jnp.zeros((1, 255), jnp.int32), jnp.zeros((1,), jnp.int32)
+    )["params"]
+    leaves, tree = jax.tree.flatten(nn.unbox(shapes))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    params, labels = jax.tree.unflatten(tree, drawn), jnp.asarray([3], jnp.int32)
+    prompt = jax.random.randint(jax.random.key(2), (1, start), 0, config.vocab_size)
+    rows = SamplingConfig(temperature=0).rows(1)
+    tokens = generate(gpt, params, image_keys(0, np.arange(1)), labels, rows, prompt)
+    np.testing.assert_array_equal(tokens[:, :start], prompt)
+    logits = jax.jit(gpt.apply)({"params": params}, tokens[:, :-1], labels)
+    np.testing.assert_array_equal(tokens[:, start:], logits[:, start:].argmax(-1))
