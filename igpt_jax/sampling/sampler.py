@@ -131,8 +131,9 @@ def generate(
         )
     # The cache grows in stages, so that early tokens do not read slots that are still empty.
     capacities = [c for c in _capacities(config.num_slots) if c >= config.prefix_len + start]
-    kv_cache: Any = init_kv_cache(config, known.shape[0], capacities[0])
-    logits, kv_cache = model.apply(variables, known, labels, kv_cache, method=GPT.prefill)
+    empty = init_kv_cache(config, known.shape[0], capacities[0])
+    filled: Any = model.apply(variables, known, labels, empty, method=GPT.prefill)
+    logits, kv_cache = filled
     tokens = choose(logits, jnp.int32(start))
     drawn, position = [tokens[None]], start + 1
     for capacity in capacities:
