@@ -102,7 +102,7 @@ def test_remainders():
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 def test_processes_share_one_global_stream(process_count):
     """Whatever their number, the processes together see the same pictures in the same order."""
-    options = {"transform": shifted, "num_epochs": None, "global_batch_size": 8}
+    options = {"transform": on_image(shifted), "num_epochs": None, "global_batch_size": 8}
     whole = take(iter(dataset(Numbered(50), **options)), 13)
     parts = [
         take(
