@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from igpt_jax.config import RunConfig, first_difference, to_dict
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.encode import TokenSource, encode_dataset, make_views
-from igpt_jax.data.examples import Split
+from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.paths import expand_path
 from igpt_jax.data.pipeline import make_dataset, on_image
 from igpt_jax.data.skipped import SkippedImages
@@ -100,9 +101,11 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
             "one process"
         )
     config, mesh = config.resolved(), make_mesh(config.mesh)
-    train_source, validation_source = (
-        open_source(config.data, split) for split in ("train", "validation")
-    )
+    sources: dict[Split, Source] = {
+        "train": open_source(config.data, "train"),
+        "validation": open_source(config.data, "validation"),
+    }
+    train_source, validation_source = sources["train"], sources["validation"]
     num_classes = config.gpt.num_classes
     if num_classes not in (0, train_source.num_classes):
         raise UserError(
@@ -129,7 +132,7 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
             "written once; encoding.views has mirrored and ten_crop"
         )
     _claim(config, workdir)
-    return _Run(config, workdir, mesh)
+    return _Run(config, workdir, mesh, sources)
 
 
 def _claim(config: RunConfig, workdir: Path) -> None:
@@ -164,6 +167,7 @@ class _Run:
     config: RunConfig
     workdir: Path
     mesh: Mesh
+    sources: dict[Split, Source]
 
     def tokenizer(self) -> tuple[Palette | Autoencoder, Params]:
         """Trains the tokenizer and loads it."""
@@ -202,11 +206,12 @@ class _Run:
         config = self.config
         encode = partial(encode_images, tokenizer, params)
         decode = partial(decode_tokens, tokenizer, params)
+        made_by = tokenizer_hash(json.dumps(to_dict(config.tokenizer)), params)
         opened: dict[Split, TokenSource] = {}
-        for split in ("train", "validation"):
+        for split, source in self.sources.items():
             header = {
                 "split": split,
-                "tokenizer_hash": tokenizer_hash(json.dumps(to_dict(config.tokenizer)), params),
+                "tokenizer_hash": made_by,
                 "data": to_dict(config.data),
                 "preprocessing": to_dict(config.transform),
                 "vocab_size": tokenizer.vocab_size,
@@ -214,7 +219,6 @@ class _Run:
             }
             directory = self.workdir / "tokens" / split
             if not directory.is_dir():
-                source = open_source(config.data, split)
                 # Validation pictures are measured once, as they are.
                 views = config.encoding
                 if split == "validation":
@@ -287,7 +291,8 @@ class _Run:
             load(self.workdir), config=config, batch_size=config.samples.batch_size
         )
         result = {"workdir": str(self.workdir), **self._losses()}
-        result |= draw_samples(model, self.workdir / "samples.png")
+        class_names = self.sources["validation"].class_names
+        result |= draw_samples(model, self.workdir / "samples.png", class_names)
         write_json(path, {"of": fingerprint, "result": result})
         return result
 
@@ -305,7 +310,7 @@ class _Run:
     def _images(self, split: Split, batch_size: int) -> grain.IterDataset:
         config, is_train = self.config, split == "train"
         preparation = config.transform if is_train else deterministic(config.transform)
-        source = open_source(config.data, split)
+        source = self.sources[split]
         return make_dataset(
             source,
             transform=on_image(partial(transform, preparation)),
@@ -330,14 +335,13 @@ class _Run:
         )
 
 
-def draw_samples(model: Model, path: Path) -> dict[str, Any]:
+def draw_samples(model: Model, path: Path, class_names: Sequence[str]) -> dict[str, Any]:
     """Draws pictures of every class, writes their grid, reads them back where they are cards."""
     config, num_classes = model.config, model.gpt.config.num_classes
     labels, captions = None, None
     if num_classes:
         labels = list(range(num_classes)) * config.samples.num_per_class
-        names = open_source(config.data, "validation").class_names
-        captions = [names[label] for label in labels]
+        captions = [class_names[label] for label in labels]
     count = config.samples.num_images if labels is None else len(labels)
     images = model.sample(labels, num_images=count, seed=config.seed)
     settings = {**dataclasses.asdict(config.sampling), "seed": config.seed}
