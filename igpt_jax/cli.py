@@ -1,4 +1,4 @@
-"""The command line: `igpt train | sample | encode`, and what train.py and sample.py call."""
+"""The command line: `igpt COMMAND ...`, and what train.py and sample.py call."""
 
 import argparse
 import contextlib
@@ -24,12 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": (train, "train a tokenizer and a GPT from a config file"),
         "sample": (sample, "draw pictures of a trained model"),
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
+        "evaluate": (evaluate, "measure how well a tokenizer gives pictures back"),
     }
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: igpt COMMAND ...\n\nImage generation with GPTs in JAX.\n\ncommands:")
         for name, (_, text) in commands.items():
-            print(f"  {name:8}{text}")
+            print(f"  {name:10}{text}")
         print("\n`igpt COMMAND --help` tells the options of each.")
         return 0
     if argv[0] not in commands:
@@ -203,6 +204,26 @@ def sample(argv: list[str]) -> dict[str, Any]:
     settings |= {"seed": args.seed, "keep": args.keep if images is not None else None}
     write_images(out, drawn, complete_settings(settings, labels, count))
     return {"out": str(out), "num_images": len(drawn)}
+
+
+def evaluate(argv: list[str]) -> dict[str, Any]:
+    """Measures the reconstructions of a run's tokenizer: PSNR, SSIM, LPIPS, rFID, code usage."""
+    parser = _Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
+    parser.add_argument("--split", choices=("train", "validation"), default="validation")
+    parser.add_argument("--num-images", type=int, help="default: all")
+    parser.add_argument("--batch-size", type=int, default=64)
+    weights = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
+    parser.add_argument("--lpips", help=f"weights of VGG16, for LPIPS: {weights}")
+    parser.add_argument("--lpips-linear", help="LPIPS' linear layers, if not in the same file")
+    parser.add_argument("--inception", help=f"weights of FID's Inception, for rFID: {weights}")
+    parser.add_argument("--out", type=Path, help="default: DIR/evaluation")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = vars(parser.parse_args(argv))
+    args.pop("json")
+    from igpt_jax.evaluate import evaluate as evaluate_run
+
+    return evaluate_run(args.pop("directory"), **args)
 
 
 def _integers(text: str) -> list[int]:

@@ -18,10 +18,12 @@ from igpt_jax.dtypes import DTypeName
 from igpt_jax.errors import UserError
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.losses import AutoencoderLossConfig
 from igpt_jax.tokenizers.palette import PaletteConfig
 from igpt_jax.training.loop import TrainConfig
+from igpt_jax.training.optimizer import OptimizerConfig
 from igpt_jax.training.sharding import MeshConfig
 
 
@@ -50,6 +52,11 @@ class SamplesConfig:
             raise UserError(f"samples.columns: expected 0 or more, got {self.columns}")
 
 
+def discriminator_defaults() -> OptimizerConfig:
+    """AdamW as VQGAN trains its discriminator (Esser et al. 2021, section 3): no decay."""
+    return OptimizerConfig(peak_lr=1e-4, beta1=0.5, beta2=0.9, weight_decay=0.0)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run: tokenizer, tokens, GPT, samples.
@@ -60,8 +67,11 @@ class RunConfig:
             trains, the GPT learns from what `encoding` writes.
         tokenizer: image to tokens and back.
         tokenizer_loss: what training a convolutional tokenizer minimises.
+        adversary: a discriminator that a convolutional tokenizer learns to please; None for none.
+        discriminator_optimizer: the discriminator's own.
         tokenizer_training: how long; of no use to a palette.
         tokenizer_dtype: compute dtype of that training; tokens are always made in float32.
+        tokenizer_path: directory of the run whose tokenizer is taken instead of training one.
         encoding: how tokens are written for the GPT.
         gpt: the GPT; vocabulary and grid of 0 are taken from the tokenizer.
         gpt_training: how long.
@@ -72,14 +82,18 @@ class RunConfig:
         num_threads: that prepare pictures.
         max_broken_share: share of damaged files that stops the run.
         wandb_project: Weights & Biases project; None for files alone.
+        last_stage: where the run ends; it may go on later.
     """
 
     data: DataConfig = field(default_factory=CardsConfig)
     transform: TransformConfig = field(default_factory=TransformConfig)
     tokenizer: PaletteConfig | AutoencoderConfig = field(default_factory=AutoencoderConfig)
     tokenizer_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
+    adversary: AdversaryConfig | None = None
+    discriminator_optimizer: OptimizerConfig = field(default_factory=discriminator_defaults)
     tokenizer_training: TrainConfig = field(default_factory=TrainConfig)
     tokenizer_dtype: DTypeName = "auto"
+    tokenizer_path: str | None = None
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     gpt: GPTConfig = field(default_factory=GPTConfig)
     gpt_training: TrainConfig = field(default_factory=TrainConfig)
@@ -90,6 +104,7 @@ class RunConfig:
     num_threads: int = 4
     max_broken_share: float = 0.01
     wandb_project: str | None = None
+    last_stage: Literal["tokenizer", "tokens", "samples"] = "samples"
 
     def __post_init__(self) -> None:
         """Refuses parts that do not fit together."""

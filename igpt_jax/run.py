@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.config import RunConfig, first_difference, to_dict
+from igpt_jax.config import RunConfig, first_difference, from_dict, to_dict
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.encode import TokenSource, encode_dataset, make_views
 from igpt_jax.data.examples import Source, Split
@@ -56,7 +56,7 @@ logger = logging.getLogger("igpt_jax")
 CHANGEABLE = (
     "mesh", "num_threads", "max_broken_share", "wandb_project", "sampling", "samples",
     "log_every", "eval_every", "eval_batches", "picture_every", "checkpoint_every",
-    "keep_last", "keep_best",
+    "keep_last", "keep_best", "last_stage",
 )  # fmt: skip
 
 NUM_PALETTE_IMAGES = 2_048
@@ -78,7 +78,12 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     """
     stages = _start(config, workdir)
     tokenizer, params = stages.tokenizer()
-    stages.gpt(tokenizer, params, stages.tokens(tokenizer, params))
+    if config.last_stage == "tokenizer":
+        return stages.tokenizer_losses()
+    sources = stages.tokens(tokenizer, params)
+    if config.last_stage == "tokens":
+        return {"workdir": str(workdir), **{split: len(rows) for split, rows in sources.items()}}
+    stages.gpt(tokenizer, params, sources)
     return stages.samples()
 
 
@@ -88,9 +93,7 @@ def encode(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Returns:
         Examples of each split.
     """
-    stages = _start(config, workdir)
-    sources = stages.tokens(*stages.tokenizer())
-    return {"workdir": str(workdir), **{split: len(source) for split, source in sources.items()}}
+    return run(dataclasses.replace(config, last_stage="tokens"), workdir)
 
 
 def _start(config: RunConfig, workdir: Path) -> "_Run":
@@ -100,7 +103,7 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
             f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
             "one process"
         )
-    config, mesh = config.resolved(), make_mesh(config.mesh)
+    config, mesh = _with_tokenizer(config).resolved(), make_mesh(config.mesh)
     sources: dict[Split, Source] = {
         "train": open_source(config.data, "train"),
         "validation": open_source(config.data, "validation"),
@@ -113,7 +116,7 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
             f"without classes), got {num_classes}"
         )
     stages = [("gpt_training", config.gpt_training)]
-    if isinstance(config.tokenizer, AutoencoderConfig):
+    if isinstance(config.tokenizer, AutoencoderConfig) and not config.tokenizer_path:
         stages.append(("tokenizer_training", config.tokenizer_training))
     for name, training in stages:
         check_batch_size(training.global_batch_size, training.accumulation_steps, mesh)
@@ -133,6 +136,14 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
         )
     _claim(config, workdir)
     return _Run(config, workdir, mesh, sources)
+
+
+def _with_tokenizer(config: RunConfig) -> RunConfig:
+    """The config with the tokenizer of `tokenizer_path`, as it was trained."""
+    if config.tokenizer_path is None:
+        return config
+    trained = load_metadata(expand_path(config.tokenizer_path) / TOKENIZER_CHECKPOINTS)["config"]
+    return dataclasses.replace(config, tokenizer=from_dict(RunConfig, trained).tokenizer)
 
 
 def _claim(config: RunConfig, workdir: Path) -> None:
@@ -175,7 +186,12 @@ class _Run:
         tokenizer = build_tokenizer(config.tokenizer)
         last = latest_step(self.workdir / TOKENIZER_CHECKPOINTS)
         metadata = {"config": to_dict(config)}
-        if isinstance(tokenizer, Palette):
+        if config.tokenizer_path is not None:
+            if last is None:
+                whole = replicated(self.mesh)
+                _, params = load_tokenizer(config, expand_path(config.tokenizer_path), whole)
+                save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
+        elif isinstance(tokenizer, Palette):
             if last is None:
                 params = self._palette(tokenizer.config)
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
@@ -193,6 +209,14 @@ class _Run:
                 wandb_project=config.wandb_project,
             )
         return load_tokenizer(config, self.workdir, replicated(self.mesh))
+
+    def tokenizer_losses(self) -> dict[str, Any]:
+        """The last validation metrics of the tokenizer's training; none of a palette's."""
+        result: dict[str, Any] = {"workdir": str(self.workdir)}
+        if isinstance(self.config.tokenizer, AutoencoderConfig) and not self.config.tokenizer_path:
+            last = read_metrics(self.workdir / "tokenizer", "validation")[-1]
+            result |= {name: last[name] for name in last if name not in ("split", "time")}
+        return result
 
     def _palette(self, config: PaletteConfig) -> Params:
         """The palette of a file, or one fitted to the training pictures."""

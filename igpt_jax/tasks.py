@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from igpt_jax.config import RunConfig
 from igpt_jax.data.images import to_float
@@ -14,25 +15,43 @@ from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.losses import bits_per_dim, token_nll
 from igpt_jax.model import Model, decode_tokens, encode_images, gpt_inputs, tokenizer_input
+from igpt_jax.tokenizers.adversary import (
+    AUTOENCODER,
+    DISCRIMINATOR,
+    adversarial_loss,
+    init_players,
+)
 from igpt_jax.tokenizers.autoencoder import Autoencoder
 from igpt_jax.tokenizers.codebook import start_codebook
-from igpt_jax.tokenizers.losses import autoencoder_loss
+from igpt_jax.tokenizers.discriminators import build_discriminator
+from igpt_jax.tokenizers.losses import AutoencoderLossConfig, Distance, autoencoder_loss
+from igpt_jax.tokenizers.perceptual import LPIPS, laplacian_pyramid_loss, load_lpips
 from igpt_jax.training.loop import Task
+from igpt_jax.training.steps import Batch
 from igpt_jax.typing import Array, Params, PRNGKey
 
 NUM_SHOWN = 16  # pictures of each grid while training
 
 
 def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -> Task:
-    """Reconstruction of pictures."""
+    """Reconstruction of pictures, with or without a discriminator to please."""
     trained = Autoencoder(tokenizer.config, dtype=resolve_dtype(config.tokenizer_dtype))
+    weights, adversary = config.tokenizer_loss, config.adversary
+    distance = perceptual_distance(weights, trained.dtype)
 
     def init(key: PRNGKey) -> Params:
         return tokenizer.init(key, tokenizer_input(tokenizer))["params"]
 
-    def loss(params: Params, batch: dict[str, Array], key: PRNGKey | None) -> tuple:
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1
-        return autoencoder_loss(trained, params, images, config.tokenizer_loss, dropout_key=key)
+    def reconstruct(
+        distance: Distance,
+        params: Params,
+        batch: dict[str, Array],
+        key: PRNGKey | None,
+        step: Array,
+    ) -> tuple:
+        return autoencoder_loss(
+            trained, params, _pixels(batch), weights, key=key, distance=distance
+        )
 
     def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
         images = jnp.asarray(batch["image"][:NUM_SHOWN])
@@ -44,7 +63,49 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
     def prepare(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
         return start_codebook(tokenizer, params, jnp.asarray(to_float(batch["image"])), key)
 
-    return Task("tokenizer", init, loss, prepare, show)
+    alone = Partial(reconstruct, distance)
+    if adversary is None:
+        return Task("tokenizer", init, alone, prepare, show)
+    discriminator = build_discriminator(adversary.discriminator, dtype=trained.dtype)
+
+    def init_both(key: PRNGKey) -> Params:
+        return init_players(tokenizer, discriminator, tokenizer_input(tokenizer), key)
+
+    def play(distance: Distance, params: Params, batch: Batch, key: PRNGKey, step: Array) -> tuple:
+        return adversarial_loss(
+            trained, discriminator, params, _pixels(batch), weights, adversary,
+            key=key, step=step, distance=distance,
+        )  # fmt: skip
+
+    def prepare_both(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
+        return {**params, AUTOENCODER: prepare(params[AUTOENCODER], batch, key)}
+
+    return Task(
+        "tokenizer",
+        init_both,
+        Partial(play, distance),
+        prepare_both,
+        show,
+        evaluate=alone,
+        averaged=lambda params: params[AUTOENCODER],
+        players={DISCRIMINATOR: config.discriminator_optimizer},
+    )
+
+
+def _pixels(batch: Batch) -> Array:
+    return batch["image"].astype(jnp.float32) / 127.5 - 1
+
+
+def perceptual_distance(config: AutoencoderLossConfig, dtype: Any) -> Partial:
+    """The perceptual distance that a loss asks for, with its weights."""
+    if config.lpips_path is None or not config.perceptual_weight:
+        return Partial(laplacian_pyramid_loss)
+    params = load_lpips(config.lpips_path, config.lpips_linear_path)
+
+    def distance(params: Params, images: Array, others: Array) -> Array:
+        return cast(Array, LPIPS(dtype=dtype).apply({"params": params}, images, others))
+
+    return Partial(distance, params)
 
 
 def gpt_task(model: Model, directory: Path) -> Task:
@@ -55,7 +116,7 @@ def gpt_task(model: Model, directory: Path) -> Task:
     def init(key: PRNGKey) -> Params:
         return gpt.init(key, *gpt_inputs(gpt))["params"]
 
-    def loss(params: Params, batch: dict[str, Array], key: PRNGKey | None) -> tuple:
+    def loss(params: Params, batch: Batch, key: PRNGKey | None, step: Array) -> tuple:
         labels = batch["label"] if config.num_classes else None
         tokens, rngs = batch["tokens"], {}
         if key is not None:

@@ -22,8 +22,8 @@ class AutoencoderOutput(NamedTuple):
     tokens: Int[Array, "b l"]
     latents: Float[Array, "b gh gw d"]
     quantized: Float[Array, "b gh gw d"]
-    codebook_loss: Float[Array, ""]
-    commitment_loss: Float[Array, ""]
+    losses: dict[str, Float[Array, ""]]
+    """The quantizer's terms, unweighted."""
 
 
 class Autoencoder(nn.Module):
@@ -67,16 +67,18 @@ class Autoencoder(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], *, deterministic: bool = True
     ) -> AutoencoderOutput:
-        """Encode, quantize and reconstruct images; gradients pass straight through."""
+        """Encode, quantize and reconstruct images; the quantizer says how gradients pass it.
+
+        `deterministic=False` needs the random streams `dropout` and `quantizer`.
+        """
         latents = self.latents(images, deterministic=deterministic)
-        result = self.quantizer(latents)
+        result = self.quantizer(latents, deterministic=deterministic)
         return AutoencoderOutput(
-            reconstruction=self._reconstruct(result.quantized, deterministic=deterministic),
+            reconstruction=self.reconstruct(result.quantized, deterministic=deterministic),
             tokens=result.tokens.reshape(images.shape[0], -1),
             latents=latents,
             quantized=result.quantized,
-            codebook_loss=result.codebook_loss,
-            commitment_loss=result.commitment_loss,
+            losses=result.losses,
         )
 
     def latents(
@@ -87,16 +89,17 @@ class Autoencoder(nn.Module):
         return self.quant_conv(features).astype(jnp.float32)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b l"]:
-        """Return the tokens of images, in raster order."""
+        """Return the tokens of images, in raster order; of a position, coarse to fine."""
         return self.quantizer(self.latents(images)).tokens.reshape(images.shape[0], -1)
 
     def decode(self, tokens: Int[Array, "b l"]) -> Float[Array, "b h w 3"]:
         """Return the images of tokens, not clipped to [-1, 1]."""
-        grid = tokens.reshape(tokens.shape[0], *self.grid_shape)
-        return self._reconstruct(self.quantizer.lookup(grid), deterministic=True)
+        grid = tokens.reshape(tokens.shape[0], *self.config.token_shape)
+        return self.reconstruct(self.quantizer.lookup(grid), deterministic=True)
 
-    def _reconstruct(
-        self, quantized: Float[Array, "b gh gw d"], *, deterministic: bool
+    def reconstruct(
+        self, quantized: Float[Array, "b gh gw d"], *, deterministic: bool = True
     ) -> Float[Array, "b h w 3"]:
+        """Return the images of quantized latents, not clipped to [-1, 1]."""
         features = self.post_quant_conv(quantized.astype(self.dtype))
         return self.decoder(features, deterministic=deterministic).astype(jnp.float32)

@@ -1,9 +1,14 @@
 """The size of a convolutional image tokenizer."""
 
+import math
 from dataclasses import dataclass, field
 
 from igpt_jax.errors import UserError
-from igpt_jax.tokenizers.quantizers import QuantizerConfig, VectorQuantizerConfig
+from igpt_jax.tokenizers.quantizers import (
+    QuantizerConfig,
+    ResidualQuantizerConfig,
+    VectorQuantizerConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,22 @@ class AutoencoderConfig:
 
     @property
     def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
+        """Rows and columns of tokens; the levels of a residual quantizer lie side by side."""
+        rows, columns, *levels = self.token_shape
+        return rows, columns * math.prod(levels)
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Rows, columns and, of a residual quantizer, levels."""
         side = self.image_size // self.downsample
-        return side, side
+        is_residual = isinstance(self.quantizer, ResidualQuantizerConfig)
+        return (side, side, self.num_levels) if is_residual else (side, side)
+
+    @property
+    def num_levels(self) -> int:
+        """Tokens a position: 1 but for a residual quantizer."""
+        quantizer = self.quantizer
+        return quantizer.num_levels if isinstance(quantizer, ResidualQuantizerConfig) else 1
 
     @property
     def vocab_size(self) -> int:

@@ -12,10 +12,14 @@ import jax.numpy as jnp
 from igpt_jax.tokenizers.autoencoder import Autoencoder
 from igpt_jax.tokenizers.kmeans import kmeans
 from igpt_jax.tokenizers.quantizers import (
-    FiniteScalarQuantizerConfig,
+    MovingAverageQuantizerConfig,
+    Quantized,
+    QuantizerConfig,
+    ResidualQuantizerConfig,
     VectorQuantizerConfig,
-    l2_normalized,
+    build_quantizer,
 )
+from igpt_jax.tokenizers.quantizers.base import l2_normalized
 from igpt_jax.typing import Array, Float, Int, Params, PRNGKey
 
 
@@ -76,12 +80,46 @@ def start_codebook(
         images: in [-1, 1]; two or more latents a code, or codes start as twins.
         key: decides the k-means start.
     """
-    match model.config.quantizer:
-        case VectorQuantizerConfig(codebook_size, _, l2_normalize):
-            latents = cast(Array, model.apply({"params": params}, images, method="latents"))
+    if "quantizer" not in params:
+        return params
+    latents = cast(Array, model.apply({"params": params}, images, method="latents"))
+    started = start_quantizer(model.config.quantizer, params["quantizer"], latents, key)
+    return {**params, "quantizer": started}
+
+
+def start_quantizer(
+    config: QuantizerConfig, params: Params, latents: Float[Array, "*n d"], key: PRNGKey
+) -> Params:
+    """Return a quantizer's parameters with its codebooks started from latents.
+
+    Args:
+        config: the quantizer; one that chooses codes by logits keeps its parameters.
+        params: its parameters.
+        latents: what it will quantize.
+        key: decides the k-means start.
+    """
+    match config:
+        case VectorQuantizerConfig() | MovingAverageQuantizerConfig():
             codebook = init_codebook(
-                latents, key, codebook_size=codebook_size, l2_normalize=l2_normalize
+                latents,
+                key,
+                codebook_size=config.codebook_size,
+                l2_normalize=config.l2_normalize,
             )
-            return {**params, "quantizer": {"codebook": codebook}}
-        case FiniteScalarQuantizerConfig():
+            if isinstance(config, VectorQuantizerConfig):
+                return {"codebook": codebook}
+            shares = jnp.full((config.codebook_size,), 1.0 / config.codebook_size)
+            return {"running_share": shares, "running_sum": codebook * shares[:, None]}
+        case ResidualQuantizerConfig(num_levels, codebook):
+            started, residual = {}, latents
+            level = build_quantizer(codebook)
+            for index in range(num_levels):
+                name = f"levels_{index}"
+                level_key = jax.random.fold_in(key, index)
+                started[name] = start_quantizer(codebook, params[name], residual, level_key)
+                variables = {"params": started[name]}
+                tokens = cast(Quantized, level.apply(variables, residual)).tokens
+                residual = residual - cast(Array, level.apply(variables, tokens, method="lookup"))
+            return started
+        case _:
             return params

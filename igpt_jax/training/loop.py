@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,15 @@ from igpt_jax.training.guard import LossGuard
 from igpt_jax.training.metrics import MetricWriter
 from igpt_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from igpt_jax.training.sharding import check_batch_size, replicated, shard_batch
-from igpt_jax.training.state import InitParams, TrainState, init_state, state_shardings
-from igpt_jax.training.steps import Loss, Metrics, make_eval_step, make_train_step
+from igpt_jax.training.state import (
+    Averaged,
+    InitParams,
+    TrainState,
+    init_state,
+    state_shardings,
+    whole,
+)
+from igpt_jax.training.steps import Batch, Loss, Metrics, make_eval_step, make_train_step
 from igpt_jax.typing import PRNGKey
 
 logger = logging.getLogger("igpt_jax.training")
@@ -85,9 +93,15 @@ class Task:
     Attributes:
         name: of the progress bar.
         init: key -> parameters, with logical axis names.
-        loss: (params, batch, key or None) -> (mean loss, metrics).
+        loss: (params, batch, key, step) -> (mean loss, metrics); a `jax.tree_util.Partial` may
+            hold arrays that it needs and nothing trains, such as a pretrained network.
         prepare: (params, first batch, key) -> params, once before the first step; None for none.
         show: (averaged params, validation batch, step) writes a picture; None for none.
+        evaluate: (averaged params, batch, None, step) -> (mean loss, metrics) of the validation
+            data; None is `loss`.
+        averaged: the part of the parameters that is used after training.
+        players: first key of the parameters -> optimizer of that part; all others have the
+            config's.
     """
 
     name: str
@@ -95,6 +109,9 @@ class Task:
     loss: Loss
     prepare: Callable[[Any, dict[str, np.ndarray], PRNGKey], Any] | None = None
     show: Callable[[Any, dict[str, np.ndarray], int], None] | None = None
+    evaluate: Loss | None = None
+    averaged: Averaged = whole
+    players: Mapping[str, OptimizerConfig] = field(default_factory=dict)
 
 
 def train(
@@ -129,7 +146,7 @@ def train(
         UserError: the loss is not finite, the batch does not divide, or a checkpoint is damaged.
     """
     check_batch_size(config.global_batch_size, config.accumulation_steps, mesh)
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    optimizer = make_optimizer(config.optimizer, config.num_steps, task.players)
     init_key, step_key = jax.random.split(jax.random.key(seed))
     batches = iter(train_data)
     with (
@@ -138,21 +155,12 @@ def train(
             directory / "checkpoints", keep_last=config.keep_last, keep_best=config.keep_best
         ) as checkpoints,
     ):
-        shardings = state_shardings(task.init, optimizer, mesh)
+        shardings = state_shardings(task.init, optimizer, mesh, task.averaged)
         state = _start_or_restore(task, optimizer, checkpoints, batches, init_key, shardings)
         start = int(state.step)
         if start >= config.num_steps:
             return
-        step_function = jax.jit(
-            make_train_step(
-                task.loss,
-                optimizer,
-                ema_decay=config.ema_decay,
-                accumulation_steps=config.accumulation_steps,
-            ),
-            out_shardings=(shardings, replicated(mesh)),  # or they drift, and it compiles again
-            donate_argnums=0,
-        )
+        train_step = _train_step(task, config, optimizer, mesh, shardings)
         evaluate = _evaluator(task, config, validation_data, mesh)
         schedule = learning_rate(config.optimizer, config.num_steps)
         with MetricWriter(
@@ -163,7 +171,7 @@ def train(
                 waited = time.perf_counter()
                 batch = next(batches)
                 log.waited += time.perf_counter() - waited
-                state, metrics = step_function(state, shard_batch(batch, mesh), step_key)
+                state, metrics = train_step(state, shard_batch(batch, mesh), step_key)
                 log.add(step, metrics)
 
                 def due(every: int, step: int = step) -> bool:
@@ -185,6 +193,41 @@ def train(
             log.close()
 
 
+def _train_step(
+    task: Task,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shardings: TrainState,
+) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
+    """The compiled step; arrays that the loss holds are arguments, not constants of the program."""
+
+    def step(
+        loss: Loss, state: TrainState, batch: Batch, key: PRNGKey
+    ) -> tuple[TrainState, Metrics]:
+        return make_train_step(
+            loss,
+            optimizer,
+            ema_decay=config.ema_decay,
+            accumulation_steps=config.accumulation_steps,
+            averaged=task.averaged,
+            players=task.players,
+        )(state, batch, key)
+
+    compiled = jax.jit(
+        step,
+        out_shardings=(shardings, replicated(mesh)),  # or they drift, and it compiles again
+        donate_argnums=1,
+    )
+    return partial(compiled, _on_mesh(task.loss, mesh))
+
+
+def _on_mesh(loss: Loss, mesh: Mesh) -> jax.tree_util.Partial:
+    """A loss as a pytree, its arrays on every device."""
+    partial_loss = loss if isinstance(loss, jax.tree_util.Partial) else jax.tree_util.Partial(loss)
+    return jax.device_put(partial_loss, replicated(mesh))
+
+
 def _start_or_restore(
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -195,7 +238,10 @@ def _start_or_restore(
 ) -> TrainState:
     """The state of the newest checkpoint, or a new one; moves the data to its position."""
     if checkpoints.latest is None:
-        create = jax.jit(lambda key: init_state(task.init, optimizer, key), out_shardings=shardings)
+        create = jax.jit(
+            lambda key: init_state(task.init, optimizer, key, task.averaged),
+            out_shardings=shardings,
+        )
         state = create(key)
         if task.prepare is None:
             return state
@@ -203,9 +249,9 @@ def _start_or_restore(
         prepared = task.prepare(state.params, next(batches), jax.random.fold_in(key, 1))
         batches.set_state(origin)
         prepared = jax.device_put(prepared, shardings.params)
-        copy = jax.tree.map(lambda x: x.copy(), prepared)
+        copy = jax.tree.map(lambda x: x.copy(), task.averaged(prepared))
         return state.replace(params=prepared, ema_params=copy)
-    shapes = jax.eval_shape(lambda key: init_state(task.init, optimizer, key), key)
+    shapes = jax.eval_shape(lambda key: init_state(task.init, optimizer, key, task.averaged), key)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -221,7 +267,13 @@ def _evaluator(
     task: Task, config: TrainConfig, data: grain.IterDataset, mesh: Mesh
 ) -> Callable[[Any], dict[str, float]]:
     """Means of the metrics over the first validation batches."""
-    eval_step = jax.jit(make_eval_step(task.loss), out_shardings=replicated(mesh))
+    eval_step = partial(
+        jax.jit(
+            lambda loss, params, batch: make_eval_step(loss)(params, batch),
+            out_shardings=replicated(mesh),
+        ),
+        _on_mesh(task.evaluate or task.loss, mesh),
+    )
 
     def evaluate(params: Any) -> dict[str, float]:
         batches = itertools.islice(iter(data), config.eval_batches)

@@ -1,12 +1,15 @@
 """AdamW with warm-up, cosine decay and clipping, as the field trains GPTs."""
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import optax
 
 from igpt_jax.errors import UserError
+from igpt_jax.running import is_running
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,48 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW on the schedule."""
+MAIN, RUNNING = "main", "running"  # who moves a leaf, beside the players
+
+NO_PLAYERS: Mapping[str, OptimizerConfig] = MappingProxyType({})
+
+
+def leaf_owners(params: Any, players: Mapping[str, Any] = NO_PLAYERS) -> Any:
+    """Says of each leaf who moves it: a player, the main optimizer, or nobody but itself.
+
+    Args:
+        params: parameters.
+        players: names of the parts (first keys of `params`) with an optimizer of their own.
+    """
+
+    def owner(path: tuple, leaf: Any) -> str:
+        if is_running(path):
+            return RUNNING
+        part = getattr(path[0], "key", None)
+        return part if part in players else MAIN
+
+    return jax.tree_util.tree_map_with_path(owner, params)
+
+
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, players: Mapping[str, OptimizerConfig] = NO_PLAYERS
+) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW on the schedule; for each player its own.
+
+    Running statistics (`igpt_jax/running.py`) take their next value, unclipped.
+
+    Args:
+        config: of all parameters that no player has.
+        num_steps: length of the schedule.
+        players: first key of the parameters -> optimizer of that part.
+    """
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        name: _adamw(own, num_steps) for name, own in players.items()
+    }
+    transforms |= {MAIN: _adamw(config, num_steps), RUNNING: optax.sgd(1.0)}
+    return optax.partition(transforms, lambda params: leaf_owners(params, players))
+
+
+def _adamw(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -82,3 +125,15 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
             mask=decay_mask,
         ),
     )
+
+
+def gradient_norms(gradients: Any, players: Mapping[str, Any] = NO_PLAYERS) -> dict[str, Any]:
+    """Global norm of the gradient, and of each player's."""
+    owners = jax.tree.leaves(leaf_owners(gradients, players))
+
+    def norm(name: str) -> Any:
+        pairs = zip(jax.tree.leaves(gradients), owners, strict=True)
+        return optax.tree.norm([leaf for leaf, owner in pairs if owner == name])
+
+    norms = {f"{name}_grad_norm": norm(name) for name in players}
+    return {"grad_norm": norm(MAIN), **norms}

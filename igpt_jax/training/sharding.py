@@ -89,12 +89,17 @@ def opt_state_shardings(
     optimizer: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh
 ) -> Any:
     """Shardings of the optimizer state: moments lie like their parameters."""
+
+    def is_masked(leaf: Any) -> bool:  # stands for a parameter that another player has
+        return isinstance(leaf, optax.MaskedNode)
+
     return optax.tree_utils.tree_map_params(
         optimizer.init,
-        lambda _, sharding: sharding,
+        lambda leaf, sharding: leaf if is_masked(leaf) else sharding,
         jax.eval_shape(optimizer.init, params),
         shardings,
         transform_non_params=lambda _: replicated(mesh),
+        is_leaf=is_masked,
     )
 
 

@@ -1,19 +1,20 @@
 """The train step and the eval step, for any loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from igpt_jax.training.state import TrainState
-from igpt_jax.typing import Array, Float, PRNGKey
+from igpt_jax.training.optimizer import NO_PLAYERS, gradient_norms
+from igpt_jax.training.state import Averaged, TrainState, whole
+from igpt_jax.typing import Array, Float, Int, PRNGKey
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
-# (params, batch, key or None for evaluation) -> (loss, metrics)
-Loss = Callable[[Any, Batch, PRNGKey | None], tuple[Float[Array, ""], Metrics]]
+# (params, batch, key or None for evaluation, step) -> (loss, metrics)
+Loss = Callable[[Any, Batch, PRNGKey | None, Int[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
 
 def make_train_step(
@@ -22,6 +23,8 @@ def make_train_step(
     *,
     ema_decay: float,
     accumulation_steps: int = 1,
+    averaged: Averaged = whole,
+    players: Mapping[str, Any] = NO_PLAYERS,
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
     """Builds `(state, batch, key) -> (state, metrics)`.
 
@@ -34,12 +37,16 @@ def make_train_step(
         ema_decay: of the averaged parameters; warmed up as (1 + step) / (10 + step), so that
             short runs do not average over their start.
         accumulation_steps: parts of a batch whose gradients are averaged before one update.
+        averaged: the part of the parameters that is averaged.
+        players: first keys of parameters whose gradient norms are reported apart.
     """
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
 
-    def accumulated(params: Any, batch: Batch, key: PRNGKey) -> tuple[tuple[Array, Metrics], Any]:
+    def accumulated(
+        params: Any, batch: Batch, key: PRNGKey, step: Array
+    ) -> tuple[tuple[Array, Metrics], Any]:
         if accumulation_steps == 1:
-            return value_and_grad(params, batch, key)
+            return value_and_grad(params, batch, key, step)
 
         def split(x: Array) -> Array:
             # Interleaved, so that each part keeps rows of every device.
@@ -48,26 +55,25 @@ def make_train_step(
 
         def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
             rows, index = part
-            result = value_and_grad(params, rows, jax.random.fold_in(key, index))
+            result = value_and_grad(params, rows, jax.random.fold_in(key, index), step)
             return jax.tree.map(lambda a, b: a + b / accumulation_steps, total, result), None
 
         parts = jax.tree.map(split, batch)
         first = jax.tree.map(lambda x: x[0], parts)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(value_and_grad, params, first, key),
+            jax.eval_shape(value_and_grad, params, first, key, step),
         )
         return jax.lax.scan(add, zeros, (parts, jnp.arange(accumulation_steps)))[0]
 
     def train_step(state: TrainState, batch: Batch, key: PRNGKey) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
-        (value, metrics), gradients = accumulated(state.params, batch, key)
-        grad_norm = optax.tree.norm(gradients)
+        (value, metrics), gradients = accumulated(state.params, batch, key, state.step)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        ema_params = optax.incremental_update(averaged(params), state.ema_params, 1 - decay)
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradients))
         params, ema_params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, ema_params, opt_state),
@@ -75,7 +81,7 @@ def make_train_step(
         )
         metrics = metrics | {
             "loss": value,
-            "grad_norm": grad_norm,
+            **gradient_norms(gradients, players),
             "skipped": 1.0 - finite.astype(jnp.float32),
         }
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
@@ -87,7 +93,7 @@ def make_eval_step(loss: Loss) -> Callable[[Any, Batch], Metrics]:
     """Builds `(params, batch) -> metrics`, without dropout."""
 
     def eval_step(params: Any, batch: Batch) -> Metrics:
-        value, metrics = loss(params, batch, None)
+        value, metrics = loss(params, batch, None, jnp.int32(0))
         return metrics | {"loss": value}
 
     return eval_step

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_autoencoder import random_params, small_autoencoder
+from small_autoencoder import SMALL, random_params, small_autoencoder
 
 from igpt_jax.tokenizers.base import encode
 from igpt_jax.tokenizers.codebook import (
@@ -14,7 +14,12 @@ from igpt_jax.tokenizers.codebook import (
     token_counts,
 )
 from igpt_jax.tokenizers.kmeans import nearest
-from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+from igpt_jax.tokenizers.quantizers import (
+    GumbelQuantizerConfig,
+    MovingAverageQuantizerConfig,
+    ResidualQuantizerConfig,
+    VectorQuantizerConfig,
+)
 
 KEY = jax.random.key(0)
 
@@ -39,8 +44,16 @@ def test_every_code_starts_in_use(l2_normalize):
     assert codebook_usage(nearest(latents, codebook), 32) == 1.0
 
 
-def test_a_model_starts_with_all_codes_in_use():
-    model = small_autoencoder(quantizer=VectorQuantizerConfig(12, 3, False))
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        VectorQuantizerConfig(12, 3, False),
+        MovingAverageQuantizerConfig(12, 3),
+        ResidualQuantizerConfig(1, MovingAverageQuantizerConfig(12, 3)),
+    ],
+)
+def test_a_model_starts_with_all_codes_in_use(quantizer):
+    model = small_autoencoder(quantizer=quantizer)
     images = jax.random.uniform(KEY, (16, 16, 16, 3), minval=-1, maxval=1)
     params = random_params(model)
     started = jax.jit(start_codebook, static_argnums=0)(model, params, images, KEY)
@@ -49,7 +62,9 @@ def test_a_model_starts_with_all_codes_in_use():
     assert codebook_usage(tokens, 12) == 1.0
 
 
-def test_a_model_without_codebook_keeps_its_parameters():
-    model = small_autoencoder()
+@pytest.mark.parametrize("quantizer", [SMALL.quantizer, GumbelQuantizerConfig(12, 3)])
+def test_a_model_without_distances_to_codes_keeps_its_parameters(quantizer):
+    model = small_autoencoder(quantizer=quantizer)
     params = random_params(model)
-    assert start_codebook(model, params, jnp.zeros((1, 16, 16, 3)), KEY) is params
+    started = start_codebook(model, params, jnp.zeros((1, 16, 16, 3)), KEY)
+    jax.tree.map(np.testing.assert_array_equal, started, params)

@@ -1,11 +1,11 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from small_autoencoder import SMALL, random_params, small_autoencoder
 
-from igpt_jax.tokenizers.losses import AutoencoderLossConfig, autoencoder_loss, psnr
+from igpt_jax.errors import UserError
+from igpt_jax.tokenizers.losses import AutoencoderLossConfig, autoencoder_loss
 from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
 
 KEY = jax.random.key(0)
@@ -20,18 +20,19 @@ def params():
     return random_params(MODEL)
 
 
-def test_psnr_of_a_known_error():
-    images = jnp.zeros((3, 4, 4, 3))
-    assert psnr(images, images + 0.2) == pytest.approx(20.0, abs=1e-4)
-    assert psnr(images + 1, images + 9) == pytest.approx(106.02, abs=1e-2)  # clipped to exact
-
-
 def test_the_loss_is_the_weighted_sum_of_its_terms(params):
-    config = AutoencoderLossConfig(0.5, 2.0, 3.0, 0.75)
+    config = AutoencoderLossConfig(
+        l1_weight=0.5,
+        l2_weight=2.0,
+        perceptual_weight=0.3,
+        codebook_weight=3.0,
+        commitment_weight=0.75,
+    )
     loss, metrics = loss_of(MODEL, params, IMAGES, config)
     expected = (
         0.5 * metrics["l1_loss"]
         + 2.0 * metrics["l2_loss"]
+        + 0.3 * metrics["perceptual_loss"]
         + 3.0 * metrics["codebook_loss"]
         + 0.75 * metrics["commitment_loss"]
     )
@@ -47,9 +48,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(params):
 def test_dropout_is_on_with_a_key_only():
     model = small_autoencoder(quantizer=MODEL.config.quantizer, dropout_rate=0.5)
     params = random_params(model)
-    still, dropped = (
-        loss_of(model, params, IMAGES, dropout_key=key)[1]["l2_loss"] for key in (None, KEY)
-    )
+    still, dropped = (loss_of(model, params, IMAGES, key=key)[1]["l2_loss"] for key in (None, KEY))
     np.testing.assert_allclose(still, loss_of(MODEL, params, IMAGES)[1]["l2_loss"], rtol=1e-6)
     assert abs(dropped - still) > 1e-3 * still
 
@@ -73,3 +72,15 @@ def test_training_reduces_the_loss(quantizer):
         params, opt_state, loss = step(params, opt_state)
         losses.append(float(loss))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_taming_legacy_swaps_codebook_and_commitment():
+    published = AutoencoderLossConfig(compat="taming-legacy").weights
+    assert (published["codebook"], published["commitment"]) == (0.25, 1.0)
+    corrected = AutoencoderLossConfig().weights
+    assert (corrected["codebook"], corrected["commitment"]) == (1.0, 0.25)
+
+
+def test_a_loss_that_compares_no_pixels_is_refused():
+    with pytest.raises(UserError, match="l2_weight"):
+        AutoencoderLossConfig(l2_weight=0.0)

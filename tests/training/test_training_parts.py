@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from igpt_jax.errors import UserError
+from igpt_jax.running import moving_average, set_next
 from igpt_jax.training.guard import LossGuard
 from igpt_jax.training.metrics import MetricWriter, read_metrics
 from igpt_jax.training.optimizer import OptimizerConfig, decay_mask, learning_rate, make_optimizer
@@ -15,7 +16,7 @@ from igpt_jax.training.state import init_state
 from igpt_jax.training.steps import make_train_step
 
 
-def quadratic(params, batch, key):
+def quadratic(params, batch, key, step):
     """A loss with a closed gradient."""
     value = jnp.mean((batch["x"] @ params["kernel"] - batch["y"]) ** 2)
     return value, {"doubled": 2 * value}
@@ -145,3 +146,44 @@ def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
     assert [row["loss"] for row in read_metrics(tmp_path, "train")] == [1.0, 2.0, 30.0]
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
+
+
+def two_players(params, batch, key, step):
+    """Each player has a loss of its own; a statistic follows the data."""
+    ours = jnp.sum(params["ours"]["weight"] ** 2)
+    theirs = 50 * jnp.sum(params["theirs"]["weight"] ** 2)
+    running = params["theirs"]["running_mean"]
+    total = ours + theirs + set_next(running, moving_average(running, batch["x"].mean(), 0.9))
+    return total + jax.lax.stop_gradient(ours - total), {}
+
+
+def test_each_player_has_its_own_optimizer_and_statistics_have_none():
+    config = OptimizerConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.5, clip_norm=1e9)
+    players = {"theirs": OptimizerConfig(peak_lr=0.01, warmup_steps=0, weight_decay=0.0)}
+    optimizer = make_optimizer(config, 100, players)
+    params = {
+        "ours": {"weight": jnp.ones((2, 2))},
+        "theirs": {"weight": jnp.ones((2, 2)), "running_mean": jnp.float32(1.0)},
+    }
+    batch = {"x": jnp.asarray([3.0, 5.0, 3.0, 5.0])}
+    states = []
+    for parts in (1, 2):
+        step = make_train_step(
+            two_players,
+            optimizer,
+            ema_decay=0.9,
+            accumulation_steps=parts,
+            averaged=lambda params: params["ours"],
+            players=players,
+        )
+        state = init_state(lambda key: params, optimizer, jax.random.key(0), lambda p: p["ours"])
+        states.append(step(state, batch, jax.random.key(0)))
+    for state, metrics in states:
+        # Adam's first step is the learning rate; ours also decays by rate times decay.
+        np.testing.assert_allclose(state.params["ours"]["weight"], 1 - 0.1 - 0.05, rtol=1e-5)
+        np.testing.assert_allclose(state.params["theirs"]["weight"], 1 - 0.01, rtol=1e-5)
+        np.testing.assert_allclose(state.params["theirs"]["running_mean"], 0.9 + 0.1 * 4.0)
+        np.testing.assert_allclose(metrics["grad_norm"], 2 * 2, rtol=1e-6)
+        np.testing.assert_allclose(metrics["theirs_grad_norm"], 2 * 100, rtol=1e-6)
+        assert jax.tree.structure(state.ema_params) == jax.tree.structure(params["ours"])
+        assert metrics["loss"] == 4.0

@@ -1,0 +1,107 @@
+"""`igpt evaluate`: measures what a run has trained."""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax.config import RunConfig, from_dict
+from igpt_jax.data.examples import Split
+from igpt_jax.data.pipeline import make_dataset, on_image
+from igpt_jax.data.sources import open_source
+from igpt_jax.data.transforms import deterministic, transform
+from igpt_jax.errors import UserError
+from igpt_jax.evaluation.inception import load_inception
+from igpt_jax.evaluation.reconstruction import evaluate_tokenizer
+from igpt_jax.grid import image_grid, save_png
+from igpt_jax.jsonfile import write_json
+from igpt_jax.model import TOKENIZER_CHECKPOINTS, decode_tokens, encode_images, load_tokenizer
+from igpt_jax.tokenizers.autoencoder import Autoencoder
+from igpt_jax.tokenizers.perceptual import load_lpips
+from igpt_jax.training.checkpoint import load_metadata
+from igpt_jax.typing import UInt8
+
+NUM_SHOWN = 16
+
+
+def evaluate(
+    directory: Path,
+    *,
+    split: Split = "validation",
+    num_images: int | None = None,
+    batch_size: int = 64,
+    lpips: str | None = None,
+    lpips_linear: str | None = None,
+    inception: str | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Measures a run's tokenizer on its own data, and shows originals above reconstructions.
+
+    Args:
+        directory: the run.
+        split: which pictures.
+        num_images: so many of them, the same ones each time; None for all.
+        batch_size: pictures at once.
+        lpips: weights of LPIPS' VGG16, file or hub:ORG/NAME/FILE.
+        lpips_linear: weights of its linear layers, where the first file has none.
+        inception: weights of FID's Inception, to measure rFID.
+        out: directory of `reconstructions.png` and `tokenizer.json`; DIR/evaluation by default.
+
+    Returns:
+        What `evaluate_tokenizer` measures, the split and the picture's path.
+
+    Raises:
+        UserError: no run is there, or a file cannot be read.
+    """
+    for name, value in (("num_images", num_images), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}: expected 1 or more, got {value}")
+    config = from_dict(RunConfig, load_metadata(directory / TOKENIZER_CHECKPOINTS)["config"])
+    networks = {
+        "lpips": None if lpips is None else load_lpips(lpips, lpips_linear),
+        "inception": None if inception is None else load_inception(inception),
+    }
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    tokenizer, params = load_tokenizer(config, directory, device)
+    levels = tokenizer.config.num_levels if isinstance(tokenizer, Autoencoder) else 1
+    measured = evaluate_tokenizer(
+        tokenizer,
+        params,
+        _pictures(config, split, num_images, batch_size),
+        num_levels=levels,
+        **networks,
+    )
+    out = out or directory / "evaluation"
+    shown = next(_pictures(config, split, NUM_SHOWN, NUM_SHOWN))
+    decoded = decode_tokens(tokenizer, params, encode_images(tokenizer, params, jnp.asarray(shown)))
+    pairs = np.concatenate([shown, np.asarray(decoded)])
+    save_png(out / "reconstructions.png", image_grid(pairs, columns=len(shown)), {"split": split})
+    write_json(out / "tokenizer.json", {"split": split, **measured})
+    return {"split": split, **measured, "picture": str(out / "reconstructions.png")}
+
+
+def _pictures(
+    config: RunConfig, split: Split, num_images: int | None, batch_size: int
+) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
+    """Batches of a split's pictures, prepared without randomness; the last one may be short."""
+    source = open_source(config.data, split)
+    batches = make_dataset(
+        source,
+        transform=on_image(partial(transform, deterministic(config.transform))),
+        global_batch_size=min(batch_size, len(source)),
+        seed=config.seed,
+        shuffle=True,  # the first ones are then of all classes
+        num_epochs=1,
+        num_threads=config.num_threads,
+        max_broken_share=config.max_broken_share,
+        drop_remainder=False,
+    )
+    left = len(source) if num_images is None else num_images
+    for batch in islice(batches, -(-left // min(batch_size, len(source)))):
+        yield batch["image"][:left]
+        left -= len(batch["image"])
