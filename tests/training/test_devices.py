@@ -18,15 +18,10 @@ MESHES = {
 }
 
 
-def losses(workdir, num_devices, overrides):
-    settings = {
-        "tokenizer_training.num_steps": 20,
-        "gpt_training.num_steps": 20,
-        "gpt.dtype": "float32",
-        **overrides,
-    }
+def train(config, workdir, num_devices, settings):
+    """Trains in a process of its own, which has so many devices."""
     done = subprocess.run(
-        [sys.executable, "train.py", "configs/debug.py", "--workdir", str(workdir)]
+        [sys.executable, "train.py", str(config), "--workdir", str(workdir)]
         + [f"--{name}={value}" for name, value in settings.items()],
         cwd=REPOSITORY,
         env={
@@ -39,6 +34,16 @@ def losses(workdir, num_devices, overrides):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+
+
+def losses(workdir, num_devices, overrides):
+    settings = {
+        "tokenizer_training.num_steps": 20,
+        "gpt_training.num_steps": 20,
+        "gpt.dtype": "float32",
+        **overrides,
+    }
+    train("configs/debug.py", workdir, num_devices, settings)
     return {
         stage: np.array([row["loss"] for row in read_metrics(workdir / stage, "train")])
         for stage in ("tokenizer", "gpt")
