@@ -3,6 +3,7 @@
 No frame sees a later one, so that the first frame of a video is encoded as a picture alone is.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -25,8 +26,9 @@ class CausalConv(nn.Module):
     parameters, what a picture of it is; after zeros, the same content would get other codes at the
     start of a video than later.
 
-    Each time slice of the kernel is a 2-D convolution of its own: on a CPU, XLA runs three of them
-    many times faster than one in three dimensions. Of a picture, one is enough.
+    It is one 2-D convolution with the time slices of the kernel side by side, whose outputs are
+    delayed and added: on a CPU, XLA runs that many times faster than a convolution in three
+    dimensions. A picture costs what it costs in a model of pictures.
 
     Attributes:
         features: channels of the output.
@@ -53,15 +55,12 @@ class CausalConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         video, kernel, bias = promote_dtype(video, kernel, bias, dtype=self.dtype)
-        num_frames = video.shape[1]
-        if num_frames == 1:
+        if video.shape[1] == 1:
             return self._convolve(video, jnp.sum(kernel, axis=0)) + bias
-        padded = jnp.concatenate([video[:, :1]] * (TIME_KERNEL - 1) + [video], axis=1)
-        result = bias
-        for delay in range(TIME_KERNEL):
-            seen = padded[:, delay : delay + num_frames : self.time_stride]
-            result = result + self._convolve(seen, kernel[delay])
-        return result
+        slices = self._convolve(video, jnp.concatenate([*kernel], axis=-1))
+        lags = reversed(range(TIME_KERNEL))
+        seen = map(_delayed, jnp.split(slices, TIME_KERNEL, axis=-1), lags)
+        return functools.reduce(jnp.add, seen)[:, :: self.time_stride] + bias
 
     def _convolve(
         self, video: Float[Array, "b t h w c"], kernel: Float[Array, "i j c d"]
@@ -76,6 +75,12 @@ class CausalConv(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return result.reshape(b, t, *result.shape[1:])
+
+
+def _delayed(video: Float[Array, "b t h w c"], lag: int) -> Float[Array, "b t h w c"]:
+    """Show every frame of two or more by `lag` frames later, and the first one until then."""
+    first, num_frames = video[:, :1], video.shape[1]
+    return jnp.concatenate([first] * lag + [video[:, : num_frames - lag]], axis=1)
 
 
 def repeat_frames(video: Float[Array, "b t h w c"]) -> Float[Array, "b twice_t h w c"]:
@@ -119,8 +124,10 @@ def _inflated(name: str, value: Array, wanted: jax.ShapeDtypeStruct | Array) -> 
     value = jnp.asarray(value, wanted.dtype)
     if value.shape == wanted.shape:
         return value
-    if (TIME_KERNEL, *value.shape) != wanted.shape:
-        raise _misfit(name, wanted.shape[1:], value.shape)
+    is_kernel_in_time = len(wanted.shape) == 5
+    expected = wanted.shape[1:] if is_kernel_in_time else wanted.shape
+    if value.shape != expected:
+        raise _misfit(name, expected, value.shape)
     return jnp.zeros(wanted.shape, wanted.dtype).at[-1].set(value)
 
 
