@@ -1,5 +1,6 @@
 """The convolutional image tokenizer of VQGAN and LlamaGen, for any size of model."""
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,16 +19,20 @@ __all__ = ["Autoencoder", "AutoencoderConfig", "AutoencoderOutput"]
 class AutoencoderOutput(NamedTuple):
     """Everything that training looks at."""
 
-    reconstruction: Float[Array, "b h w 3"]
+    reconstruction: Float[Array, "b *t h w 3"]
     tokens: Int[Array, "b l"]
-    latents: Float[Array, "b gh gw d"]
-    quantized: Float[Array, "b gh gw d"]
+    latents: Float[Array, "b *gt gh gw d"]
+    quantized: Float[Array, "b *gt gh gw d"]
     losses: dict[str, Float[Array, ""]]
     """The quantizer's terms, unweighted."""
 
 
 class Autoencoder(nn.Module):
     """Encoder, quantizer and decoder: an `ImageTokenizer` that is trained (Esser et al. 2021).
+
+    A config with `num_frames` above 1 makes it a tokenizer of videos `[b t h w 3]`, too: their
+    tokens lie frame by frame, and the first latent frame's are those of the first frame as an image
+    (Yu et al. 2024, section 3.2). Latents and reconstructions of images have no axis of frames.
 
     Attributes:
         config: its size.
@@ -56,8 +61,13 @@ class Autoencoder(nn.Module):
 
     @property
     def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
+        """Rows and columns of tokens, of a video those of one frame."""
         return self.config.grid_shape
+
+    @property
+    def num_latent_frames(self) -> int:
+        """Grids of tokens of the longest video; 1 for an image tokenizer."""
+        return self.config.num_latent_frames
 
     @property
     def vocab_size(self) -> int:
@@ -65,7 +75,7 @@ class Autoencoder(nn.Module):
         return self.config.vocab_size
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, deterministic: bool = True
+        self, images: Float[Array, "b *t h w 3"], *, deterministic: bool = True
     ) -> AutoencoderOutput:
         """Encode, quantize and reconstruct images; the quantizer says how gradients pass it.
 
@@ -82,24 +92,38 @@ class Autoencoder(nn.Module):
         )
 
     def latents(
-        self, images: Float[Array, "b h w 3"], *, deterministic: bool = True
-    ) -> Float[Array, "b gh gw d"]:
+        self, images: Float[Array, "b *t h w 3"], *, deterministic: bool = True
+    ) -> Float[Array, "b *gt gh gw d"]:
         """Return the latents of images, in float32."""
         features = self.encoder(images.astype(self.dtype), deterministic=deterministic)
         return self.quant_conv(features).astype(jnp.float32)
 
-    def encode(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b l"]:
-        """Return the tokens of images, in raster order; of a position, coarse to fine."""
+    def encode(self, images: Float[Array, "b *t h w 3"]) -> Int[Array, "b l"]:
+        """Return the tokens of images, frame by frame, in raster order; levels coarse to fine."""
         return self.quantizer(self.latents(images)).tokens.reshape(images.shape[0], -1)
 
-    def decode(self, tokens: Int[Array, "b l"]) -> Float[Array, "b h w 3"]:
-        """Return the images of tokens, not clipped to [-1, 1]."""
-        grid = tokens.reshape(tokens.shape[0], *self.config.token_shape)
-        return self.reconstruct(self.quantizer.lookup(grid), deterministic=True)
+    def decode(
+        self, tokens: Int[Array, "b l"], *, grid_shape: tuple[int, int] | None = None
+    ) -> Float[Array, "b *t h w 3"]:
+        """Return the images of tokens, not clipped to [-1, 1].
+
+        A tokenizer of videos returns videos; the tokens of one frame make a video of one.
+
+        Args:
+            tokens: of one or more frames.
+            grid_shape: rows and columns of positions, for images of another size than the
+                config's: encoder and decoder are convolutions and take any.
+        """
+        rows, columns, *levels = self.config.token_shape
+        grid = (*(grid_shape or (rows, columns)), *levels)
+        frames = self.config.latent_frames(tokens.shape[1], math.prod(grid))
+        return self.reconstruct(
+            self.quantizer.lookup(tokens.reshape(tokens.shape[0], *frames, *grid))
+        )
 
     def reconstruct(
-        self, quantized: Float[Array, "b gh gw d"], *, deterministic: bool = True
-    ) -> Float[Array, "b h w 3"]:
+        self, quantized: Float[Array, "b *gt gh gw d"], *, deterministic: bool = True
+    ) -> Float[Array, "b *t h w 3"]:
         """Return the images of quantized latents, not clipped to [-1, 1]."""
         features = self.post_quant_conv(quantized.astype(self.dtype))
         return self.decoder(features, deterministic=deterministic).astype(jnp.float32)

@@ -4,7 +4,7 @@ Parameter counts are checked by test.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.autoencoder_config import AutoencoderConfig
@@ -25,7 +25,7 @@ MULTIPLIERS = {
 DOWNSAMPLES = {64: 4, 128: 8, 256: 16, 384: 16, 512: 16}
 
 
-def llamagen_vq(downsample: Literal[8, 16] = 16, **overrides: Any) -> AutoencoderConfig:
+def llamagen_vq(downsample: int = 16, **overrides: Any) -> AutoencoderConfig:
     """LlamaGen's VQ-8 and VQ-16: 16,384 directions of 8 dimensions (Sun et al. 2024, table 1)."""
     _check(downsample, (8, 16), "LlamaGen's downsampling")
     published = AutoencoderConfig(channel_multipliers=MULTIPLIERS[downsample])
@@ -33,7 +33,7 @@ def llamagen_vq(downsample: Literal[8, 16] = 16, **overrides: Any) -> Autoencode
 
 
 def taming_vqgan(
-    downsample: Literal[8, 16] = 16, codebook_size: int = 1_024, **overrides: Any
+    downsample: int = 16, codebook_size: int = 1_024, **overrides: Any
 ) -> AutoencoderConfig:
     """The VQGAN of taming-transformers: f16 with 1,024 or 16,384 codes of 256 dimensions.
 

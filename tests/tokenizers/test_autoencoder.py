@@ -8,7 +8,12 @@ from small_autoencoder import SMALL, abstract_variables, random_params, small_au
 
 from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+from igpt_jax.tokenizers.presets import llamagen_vq, taming_vqgan, vqgan
+from igpt_jax.tokenizers.quantizers import (
+    MovingAverageQuantizerConfig,
+    ResidualQuantizerConfig,
+    VectorQuantizerConfig,
+)
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.uniform(KEY, (2, 16, 16, 3), minval=-1, maxval=1)
@@ -19,16 +24,62 @@ VECTOR = small_autoencoder(quantizer=VectorQuantizerConfig(10, 3))
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (AutoencoderConfig(), 71_883_403),
-        (AutoencoderConfig(channel_multipliers=(1, 2, 2, 4)), 70_109_835),
-        (AutoencoderConfig(quantizer=VectorQuantizerConfig(1024, 256, False)), 72_141_699),
+        (llamagen_vq(16), 71_883_403),
+        (llamagen_vq(8), 70_109_835),
+        (taming_vqgan(), 72_141_699),
+        (taming_vqgan(codebook_size=16_384), 76_073_859),
     ],
-    ids=["LlamaGen VQ-16", "LlamaGen VQ-8", "taming f16 1024"],
+    ids=["LlamaGen VQ-16", "LlamaGen VQ-8", "taming f16 1024", "taming f16 16384"],
 )
 def test_parameter_counts_are_the_published_ones(config, expected):
     variables = abstract_variables(Autoencoder(config))
     assert set(variables) == {"params"}
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == expected
+
+
+@pytest.mark.parametrize("image_size", [64, 128, 256, 512])
+def test_a_preset_for_every_resolution(image_size):
+    config = vqgan(image_size)
+    assert config.grid_shape[0] == {64: 16, 128: 16, 256: 16, 512: 32}[image_size]
+
+
+@pytest.mark.parametrize("downsample", [1, 2, 4, 8, 16, 32])
+def test_every_downsampling_has_its_grid(downsample):
+    config = vqgan(64, downsample, base_channels=4, latent_channels=4, attention=False)
+    model = Autoencoder(config)
+    side = 64 // downsample
+    assert config.grid_shape == (side, side)
+    shapes = abstract_variables(model)
+    tokens = jax.ShapeDtypeStruct((2, side * side), jnp.int32)
+    decoded = jax.eval_shape(partial(model.apply, method="decode"), shapes, tokens)
+    assert decoded.shape == (2, 64, 64, 3)
+
+
+def test_presets_refuse_what_is_not_published():
+    for make, word in (
+        (lambda: llamagen_vq(4), "one of 8, 16, got 4"),
+        (lambda: vqgan(100), "one of 64, 128, 256, 384, 512, got 100"),
+        (lambda: vqgan(64, 3), "one of 1, 2, 4, 8, 16, 32, got 3"),
+    ):
+        with pytest.raises(UserError, match=word):
+            make()
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [VectorQuantizerConfig(10, 3), ResidualQuantizerConfig(2, MovingAverageQuantizerConfig(10, 3))],
+)
+def test_other_grids_than_the_configs(quantizer):
+    model = small_autoencoder(quantizer=quantizer)
+    variables = {"params": random_params(model)}
+    images = jax.random.uniform(KEY, (2, 24, 8, 3), minval=-1, maxval=1)
+    tokens = model.apply(variables, images, method="encode")
+    assert tokens.shape == (2, 6 * 2 * model.config.num_levels)
+    decoded = model.apply(variables, tokens, grid_shape=(6, 2), method="decode")
+    expected = model.apply(variables, images).reconstruction
+    np.testing.assert_allclose(decoded, expected, atol=1e-5)
+    with pytest.raises(UserError, match="grid_shape"):
+        model.apply(variables, tokens, method="decode")
 
 
 @pytest.mark.parametrize("model", [FULL, VECTOR], ids=["full", "vector"])
