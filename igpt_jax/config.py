@@ -71,6 +71,8 @@ class RunConfig:
         discriminator_optimizer: the discriminator's own.
         tokenizer_training: how long; of no use to a palette.
         tokenizer_dtype: compute dtype of that training; tokens are always made in float32.
+        tokenizer_start: directory of the run whose tokenizer this one's training starts from, such
+            as to go on with an adversary.
         tokenizer_path: directory of the run whose tokenizer is taken instead of training one.
         encoding: how tokens are written for the GPT.
         gpt: the GPT; vocabulary and grid of 0 are taken from the tokenizer.
@@ -93,6 +95,7 @@ class RunConfig:
     discriminator_optimizer: OptimizerConfig = field(default_factory=discriminator_defaults)
     tokenizer_training: TrainConfig = field(default_factory=TrainConfig)
     tokenizer_dtype: DTypeName = "auto"
+    tokenizer_start: str | None = None
     tokenizer_path: str | None = None
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     gpt: GPTConfig = field(default_factory=GPTConfig)

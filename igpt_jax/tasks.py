@@ -7,14 +7,23 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 from jax.tree_util import Partial
 
 from igpt_jax.config import RunConfig
 from igpt_jax.data.images import to_float
+from igpt_jax.data.paths import expand_path
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.losses import bits_per_dim, token_nll
-from igpt_jax.model import Model, decode_tokens, encode_images, gpt_inputs, tokenizer_input
+from igpt_jax.model import (
+    Model,
+    decode_tokens,
+    encode_images,
+    gpt_inputs,
+    load_tokenizer,
+    tokenizer_input,
+)
 from igpt_jax.tokenizers.adversary import (
     AUTOENCODER,
     DISCRIMINATOR,
@@ -61,6 +70,9 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
         save_png(directory / f"reconstructions-{step:06d}.png", grid, {"step": step})
 
     def prepare(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
+        if config.tokenizer_start is not None:
+            device = SingleDeviceSharding(jax.local_devices()[0])
+            return load_tokenizer(config, expand_path(config.tokenizer_start), device)[1]
         return start_codebook(tokenizer, params, jnp.asarray(to_float(batch["image"])), key)
 
     alone = Partial(reconstruct, distance)

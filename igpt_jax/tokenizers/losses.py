@@ -46,7 +46,7 @@ class AutoencoderLossConfig:
     lpips_linear_path: str | None = None
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25  # results do not change from 0.1 to 2.0, says the paper
-    entropy_weight: float = 0.1
+    entropy_weight: float = 0.05
     kl_weight: float = 5e-4
     compat: Literal["none", "taming-legacy"] = "none"
 

@@ -1,5 +1,6 @@
 """What `igpt evaluate` says of a tokenizer, against NumPy and tokenizers with known faults."""
 
+import dataclasses
 import json
 import shutil
 
@@ -18,6 +19,8 @@ from igpt_jax.evaluation.reconstruction import evaluate_tokenizer
 from igpt_jax.run import run
 from igpt_jax.testing import tiny_config
 from igpt_jax.tokenizers.palette import Palette, PaletteConfig
+from igpt_jax.training.metrics import read_metrics
+from igpt_jax.training.optimizer import OptimizerConfig
 
 GREYS = np.linspace(-1, 1, 6, dtype=np.float32)[:, None].repeat(3, axis=1)
 TOKENIZER = Palette(PaletteConfig(image_size=16, num_colors=6))
@@ -137,6 +140,19 @@ def test_a_tokenizer_is_taken_by_path_alone(tiny_run, tmp_path):
         expected = np.load(tiny_run / "tokens/train" / name)
         np.testing.assert_array_equal(np.load(tmp_path / "run/tokens/train" / name), expected)
     assert not (tmp_path / "run/tokenizer/metrics.jsonl").exists()
+
+
+def test_training_starts_from_another_run(tiny_run, tmp_path):
+    one_step = dataclasses.replace(
+        tiny_config().tokenizer_training, num_steps=1, optimizer=OptimizerConfig(peak_lr=1e-9)
+    )
+    config = tiny_config(
+        tokenizer_start=str(tiny_run), tokenizer_training=one_step, last_stage="tokenizer"
+    )
+    result = run(config, tmp_path / "run")
+    rows = read_metrics(tiny_run / "tokenizer", "validation")
+    assert result["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-4)
+    assert rows[0]["loss"] > 1.1 * result["loss"]
 
 
 def test_a_gpt_of_another_tokenizers_tokens_is_refused_with_both_hashes(tiny_run, tmp_path):

@@ -211,6 +211,12 @@ def test_entropy_loss_against_numpy():
     np.testing.assert_allclose(entropy_loss(sure[:1].repeat(5, axis=0)), 0, atol=1e-6)
 
 
+def test_entropy_of_codes_that_nobody_is_near_has_a_finite_gradient():
+    points, codes = jnp.asarray([[0.0, 0.1]]), jnp.asarray([[0.0, 0.0], [50.0, 0.0]])
+    gradient = jax.grad(lambda x: entropy_loss(code_affinity(x, codes, 0.01)))(points)
+    assert np.all(np.isfinite(gradient))
+
+
 def test_binary_entropy_is_that_of_independent_bits():
     points = np.random.default_rng(0).normal(size=(50, 3))
     each_bit = 1 / (1 + np.exp(-4 * points / 0.8))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from igpt_jax.typing import Array, Float
 
+MIN_SHARE = 1e-20
+
 
 def entropy_loss(logits: Float[Array, "*n v"]) -> Float[Array, ""]:
     """Return mean entropy of the assignments less entropy of their mean, in nats.
@@ -19,7 +21,8 @@ def entropy_loss(logits: Float[Array, "*n v"]) -> Float[Array, ""]:
     probabilities = jnp.exp(log_probabilities)
     each = -jnp.sum(probabilities * log_probabilities, axis=-1)
     mean = jnp.mean(probabilities.reshape(-1, probabilities.shape[-1]), axis=0)
-    return jnp.mean(each) - jnp.sum(jax.scipy.special.entr(mean))
+    # The slope of the entropy is infinite at a share of 0.
+    return jnp.mean(each) - jnp.sum(jax.scipy.special.entr(jnp.maximum(mean, MIN_SHARE)))
 
 
 def code_affinity(
