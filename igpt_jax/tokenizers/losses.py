@@ -83,7 +83,8 @@ def frames(images: Float[Array, "b *t h w c"]) -> Float[Array, "n h w c"]:
 
 def weighted_sum(terms: Metrics, config: AutoencoderLossConfig) -> Float[Array, ""]:
     """Return the sum of the terms times their weights."""
-    return jnp.asarray(sum(config.weights[name] * term for name, term in terms.items()))
+    weighted = (config.weights[name] * term for name, term in terms.items())
+    return sum(weighted, start=jnp.zeros(()))
 
 
 def reconstruction_terms(
