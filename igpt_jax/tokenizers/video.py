@@ -13,7 +13,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from igpt_jax.errors import UserError
-from igpt_jax.typing import Array, Float, Params
+from igpt_jax.typing import Array, Float, Leaf, Params
 
 TIME_KERNEL = 3  # frames that one convolution sees: its own and two before
 TIME_LAYERS = ("time_downsample", "time_upsample")  # of the video model only
@@ -120,7 +120,7 @@ def inflate_params(image_params: Params, video_params: Params) -> Params:
     return jax.tree.unflatten(tree, inflated)
 
 
-def _inflated(name: str, value: Array, wanted: jax.ShapeDtypeStruct | Array) -> Array:
+def _inflated(name: str, value: Leaf, wanted: Leaf) -> Array:
     value = jnp.asarray(value, wanted.dtype)
     if value.shape == wanted.shape:
         return value
@@ -131,7 +131,7 @@ def _inflated(name: str, value: Array, wanted: jax.ShapeDtypeStruct | Array) -> 
     return jnp.zeros(wanted.shape, wanted.dtype).at[-1].set(value)
 
 
-def _passing(wanted: jax.ShapeDtypeStruct | Array) -> Array:
+def _passing(wanted: Leaf) -> Array:
     """Return the kernel or bias of a layer that keeps features as they are."""
     zeros = jnp.zeros(wanted.shape, wanted.dtype)
     if zeros.ndim == 1:

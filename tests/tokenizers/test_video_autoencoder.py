@@ -5,13 +5,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from small_autoencoder import SMALL, abstract_variables, random_params, small_autoencoder
 
+from igpt_jax.data.cards import CardsConfig, card_at, draw_card
 from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+from igpt_jax.tokenizers.quantizers import FiniteScalarQuantizerConfig, VectorQuantizerConfig
 from igpt_jax.tokenizers.video import CausalConv, inflate_params
 
 KEY = jax.random.key(0)
@@ -252,7 +254,8 @@ def test_tokens_lie_frame_by_frame():
 
 def test_inflated_parameters_treat_each_frame_as_the_image_model_does():
     image_params = biased_params(IMAGE_MODEL, seed=3)
-    params = inflate_params(image_params, abstract_variables(MODEL)["params"])
+    loaded = jax.tree.map(np.asarray, image_params)
+    params = inflate_params(loaded, abstract_variables(MODEL)["params"])
     assert jax.tree.map(jnp.shape, params) == shapes_of(MODEL)
     image_model = jax.jit(IMAGE_MODEL.apply)
     expected = image_model({"params": image_params}, VIDEOS[:, 0])
@@ -327,3 +330,52 @@ def test_lengths_that_make_no_whole_latent_frames_are_refused():
             decode(jnp.zeros((1, num_tokens), jnp.int32))
     with pytest.raises(UserError, match="expected images"):
         jax.eval_shape(IMAGE_MODEL.init, KEY, VIDEOS)
+
+
+def sliding_windows(split, num_videos, num_frames=5, size=16):
+    """Windows that slide from one corner of a card to the opposite one."""
+    generator = np.random.default_rng(0)
+    videos = []
+    for index in range(num_videos):
+        card = draw_card(card_at(CardsConfig(image_size=32), index, split), 32)
+        start = generator.choice([0, 32 - size], 2)
+        path = np.round(np.linspace(start, 32 - size - start, num_frames)).astype(int)
+        videos.append([card[y : y + size, x : x + size] for y, x in path])
+    return np.asarray(videos, np.float32) / 127.5 - 1
+
+
+def decibels(videos, reconstruction):
+    error = np.mean((np.clip(reconstruction, -1, 1) - videos) ** 2, axis=(1, 2, 3, 4))
+    return np.mean(10 * np.log10(4 / error))
+
+
+@pytest.mark.slow
+def test_it_learns_to_reconstruct_motion():
+    model = small_autoencoder(
+        base_channels=16,
+        latent_channels=32,
+        quantizer=FiniteScalarQuantizerConfig((8, 8, 8, 8)),
+        num_frames=5,
+        temporal_downsample=2,
+    )
+    videos, unseen = sliding_windows("train", 512), sliding_windows("validation", 64)
+    optimizer = optax.adam(2e-3)
+    params = random_params(model)
+    opt_state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, opt_state, batch):
+        def loss(params):
+            reconstruction = model.apply({"params": params}, batch).reconstruction
+            return jnp.mean((reconstruction - batch) ** 2)
+
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+        return optax.apply_updates(params, updates), opt_state
+
+    generator = np.random.default_rng(0)
+    for _ in range(400):
+        params, opt_state = step(params, opt_state, videos[generator.integers(0, 512, 8)])
+    reconstruction = jax.jit(model.apply)({"params": params}, unseen).reconstruction
+    # 14 dB with three seeds; the best still picture of each video, its mean frame, has 10.3 dB.
+    still = np.broadcast_to(unseen.mean(axis=1, keepdims=True), unseen.shape)
+    assert decibels(unseen, reconstruction) > decibels(unseen, still) + 2.5
