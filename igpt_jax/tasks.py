@@ -1,6 +1,7 @@
 """What the two trained stages minimise and show."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from igpt_jax.model import (
 from igpt_jax.tokenizers.adversary import (
     AUTOENCODER,
     DISCRIMINATOR,
+    Phase,
     adversarial_loss,
     init_players,
 )
@@ -83,11 +85,13 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
     def init_both(key: PRNGKey) -> Params:
         return init_players(tokenizer, discriminator, tokenizer_input(tokenizer), key)
 
-    def play(distance: Distance, params: Params, batch: Batch, key: PRNGKey, step: Array) -> tuple:
+    def play(phase: Phase, distance: Distance, params: Params, batch: Batch, key: PRNGKey) -> tuple:
         return adversarial_loss(
             trained, discriminator, params, _pixels(batch), weights, adversary,
-            key=key, step=step, distance=distance,
+            phase=phase, key=key, distance=distance,
         )  # fmt: skip
+
+    phases = {at: Partial(partial(play, phase), distance) for at, phase in adversary.phases.items()}
 
     def prepare_both(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
         return {**params, AUTOENCODER: prepare(params[AUTOENCODER], batch, key)}
@@ -95,9 +99,10 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
     return Task(
         "tokenizer",
         init_both,
-        Partial(play, distance),
+        phases.pop(0),
         prepare_both,
         show,
+        later=phases,
         evaluate=alone,
         averaged=lambda params: params[AUTOENCODER],
         players={DISCRIMINATOR: config.discriminator_optimizer},
@@ -128,7 +133,7 @@ def gpt_task(model: Model, directory: Path) -> Task:
     def init(key: PRNGKey) -> Params:
         return gpt.init(key, *gpt_inputs(gpt))["params"]
 
-    def loss(params: Params, batch: Batch, key: PRNGKey | None, step: Array) -> tuple:
+    def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         labels = batch["label"] if config.num_classes else None
         tokens, rngs = batch["tokens"], {}
         if key is not None:

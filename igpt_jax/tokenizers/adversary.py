@@ -7,7 +7,8 @@ checkpoint serve both.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -38,10 +39,17 @@ from igpt_jax.tokenizers.losses import (
     weighted_sum,
 )
 from igpt_jax.tokenizers.perceptual import laplacian_pyramid_loss
-from igpt_jax.typing import Array, Float, Int, Params, PRNGKey
+from igpt_jax.typing import Array, Float, Params, PRNGKey
 
 AUTOENCODER, DISCRIMINATOR = "autoencoder", "discriminator"
 LECAM_DECAY = 0.99  # of the running means of logits (Tseng et al. 2021, section 3.2)
+
+
+class Phase(NamedTuple):
+    """Who plays: nobody at first, then the discriminator learns, then the tokenizer feels it."""
+
+    discriminator_learns: bool
+    tokenizer_feels: bool
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,12 @@ class AdversaryConfig:
                 f"{self.weight}, r1_weight {self.r1_weight}, lecam_weight {self.lecam_weight}"
             )
 
+    @property
+    def phases(self) -> dict[int, Phase]:
+        """Updates before a phase -> the phase."""
+        phases = {0: Phase(False, False), self.start_step - self.lead_steps: Phase(True, False)}
+        return phases | {self.start_step: Phase(True, True)}
+
 
 def init_players(
     model: Autoencoder, discriminator: nn.Module, images: Float[Array, "b h w 3"], key: PRNGKey
@@ -106,8 +120,8 @@ def adversarial_loss(
     config: AutoencoderLossConfig,
     adversary: AdversaryConfig,
     *,
+    phase: Phase,
     key: PRNGKey,
-    step: Int[Array, ""],
     distance: Distance = laplacian_pyramid_loss,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Return the loss of one training batch and its parts.
@@ -122,8 +136,8 @@ def adversarial_loss(
         images: pixels in [-1, 1].
         config: weights of the tokenizer's own terms.
         adversary: what is played.
+        phase: who plays.
         key: of dropout and drawn codes.
-        step: updates so far, for the delayed start.
         distance: perceptual distance.
 
     Returns:
@@ -145,31 +159,24 @@ def adversarial_loss(
     def fool(reconstruction: Array) -> Array:
         return generator_loss(adversary.loss, judge(frames(reconstruction)))
 
-    def pull() -> tuple[Array, Array]:
-        return jax.value_and_grad(fool)(fixed)
-
-    fooled, pull_back = jax.lax.cond(
-        step >= adversary.start_step, pull, lambda: (jnp.zeros(()), jnp.zeros_like(fixed))
-    )
+    fooled, pull_back = jnp.zeros(()), jnp.zeros_like(fixed)
+    if phase.tokenizer_feels:
+        fooled, pull_back = jax.value_and_grad(fool)(fixed)
     last_layer = _last_layer_gradient(model, params[AUTOENCODER], output.quantized)
     own_gradient, adversarial_gradient = last_layer(own_pull), last_layer(pull_back)
-    weight = jnp.float32(adversary.weight)
+    weight = jnp.float32(adversary.weight if phase.tokenizer_feels else 0)
     if adversary.adaptive:
         weight = weight * adaptive_weight(own_gradient, adversarial_gradient)
 
     # The chain rule by hand: a loss whose gradient at the reconstruction is the sum of both pulls.
     total_pull = jax.lax.stop_gradient(own_pull + weight * pull_back)
     total = jnp.sum(output.reconstruction * total_pull) + weighted_sum(output.losses, config)
-    against, against_metrics = jax.lax.cond(
-        step >= adversary.start_step - adversary.lead_steps,
-        lambda: _discriminator_terms(discriminator, params, images, fixed, adversary),
-        lambda: jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(
-                lambda: _discriminator_terms(discriminator, params, images, fixed, adversary)
-            ),
-        ),
-    )
+    play = partial(_discriminator_terms, discriminator, params, images, fixed, adversary)
+    if phase.discriminator_learns:
+        against, against_metrics = play()
+    else:
+        shapes = jax.eval_shape(play)
+        against, against_metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     total = total + against
     loss = own + weighted_sum(output.losses, config)
     metrics = (
@@ -177,7 +184,7 @@ def adversarial_loss(
         | describe(model, images, output)
         | {
             "adversarial_loss": fooled,
-            "adversarial_weight": jnp.where(step >= adversary.start_step, weight, 0.0),
+            "adversarial_weight": weight,
             "reconstruction_gradient": jnp.linalg.norm(own_gradient),
             "adversarial_gradient": jnp.linalg.norm(adversarial_gradient),
         }

@@ -93,12 +93,14 @@ class Task:
     Attributes:
         name: of the progress bar.
         init: key -> parameters, with logical axis names.
-        loss: (params, batch, key, step) -> (mean loss, metrics); a `jax.tree_util.Partial` may
-            hold arrays that it needs and nothing trains, such as a pretrained network.
+        loss: (params, batch, key) -> (mean loss, metrics); a `jax.tree_util.Partial` may hold
+            arrays that it needs and nothing trains, such as a pretrained network.
         prepare: (params, first batch, key) -> params, once before the first step; None for none.
         show: (averaged params, validation batch, step) writes a picture; None for none.
-        evaluate: (averaged params, batch, None, step) -> (mean loss, metrics) of the validation
-            data; None is `loss`.
+        later: update -> the loss from there on; each is a program of its own, for a condition in
+            the step would cost time before it holds (on CPUs, much of it even when it does).
+        evaluate: (averaged params, batch, None) -> (mean loss, metrics) of the validation data;
+            None is `loss`.
         averaged: the part of the parameters that is used after training.
         players: first key of the parameters -> optimizer of that part; all others have the
             config's.
@@ -109,6 +111,7 @@ class Task:
     loss: Loss
     prepare: Callable[[Any, dict[str, np.ndarray], PRNGKey], Any] | None = None
     show: Callable[[Any, dict[str, np.ndarray], int], None] | None = None
+    later: Mapping[int, Loss] = field(default_factory=dict)
     evaluate: Loss | None = None
     averaged: Averaged = whole
     players: Mapping[str, OptimizerConfig] = field(default_factory=dict)
@@ -171,7 +174,7 @@ def train(
                 waited = time.perf_counter()
                 batch = next(batches)
                 log.waited += time.perf_counter() - waited
-                state, metrics = train_step(state, shard_batch(batch, mesh), step_key)
+                state, metrics = train_step(state, shard_batch(batch, mesh), step_key, step - 1)
                 log.add(step, metrics)
 
                 def due(every: int, step: int = step) -> bool:
@@ -199,8 +202,11 @@ def _train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: TrainState,
-) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
-    """The compiled step; arrays that the loss holds are arguments, not constants of the program."""
+) -> Callable[[TrainState, Batch, PRNGKey, int], tuple[TrainState, Metrics]]:
+    """`(state, batch, key, updates so far) -> (state, metrics)`, compiled for each of the losses.
+
+    Arrays that a loss holds are arguments, not constants of the program.
+    """
 
     def step(
         loss: Loss, state: TrainState, batch: Batch, key: PRNGKey
@@ -219,7 +225,14 @@ def _train_step(
         out_shardings=(shardings, replicated(mesh)),  # or they drift, and it compiles again
         donate_argnums=1,
     )
-    return partial(compiled, _on_mesh(task.loss, mesh))
+    losses = {at: _on_mesh(loss, mesh) for at, loss in {0: task.loss, **task.later}.items()}
+
+    def run_step(
+        state: TrainState, batch: Batch, key: PRNGKey, done: int
+    ) -> tuple[TrainState, Metrics]:
+        return compiled(losses[max(at for at in losses if at <= done)], state, batch, key)
+
+    return run_step
 
 
 def _on_mesh(loss: Loss, mesh: Mesh) -> jax.tree_util.Partial:

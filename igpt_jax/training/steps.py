@@ -9,12 +9,12 @@ import optax
 
 from igpt_jax.training.optimizer import NO_PLAYERS, gradient_norms
 from igpt_jax.training.state import Averaged, TrainState, whole
-from igpt_jax.typing import Array, Float, Int, PRNGKey
+from igpt_jax.typing import Array, Float, PRNGKey
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
-# (params, batch, key or None for evaluation, step) -> (loss, metrics)
-Loss = Callable[[Any, Batch, PRNGKey | None, Int[Array, ""]], tuple[Float[Array, ""], Metrics]]
+# (params, batch, key or None for evaluation) -> (loss, metrics)
+Loss = Callable[[Any, Batch, PRNGKey | None], tuple[Float[Array, ""], Metrics]]
 
 
 def make_train_step(
@@ -42,11 +42,9 @@ def make_train_step(
     """
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
 
-    def accumulated(
-        params: Any, batch: Batch, key: PRNGKey, step: Array
-    ) -> tuple[tuple[Array, Metrics], Any]:
+    def accumulated(params: Any, batch: Batch, key: PRNGKey) -> tuple[tuple[Array, Metrics], Any]:
         if accumulation_steps == 1:
-            return value_and_grad(params, batch, key, step)
+            return value_and_grad(params, batch, key)
 
         def split(x: Array) -> Array:
             # Interleaved, so that each part keeps rows of every device.
@@ -55,20 +53,23 @@ def make_train_step(
 
         def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
             rows, index = part
-            result = value_and_grad(params, rows, jax.random.fold_in(key, index), step)
+            result = value_and_grad(params, rows, jax.random.fold_in(key, index))
             return jax.tree.map(lambda a, b: a + b / accumulation_steps, total, result), None
 
         parts = jax.tree.map(split, batch)
         first = jax.tree.map(lambda x: x[0], parts)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(value_and_grad, params, first, key, step),
+            jax.eval_shape(value_and_grad, params, first, key),
         )
-        return jax.lax.scan(add, zeros, (parts, jnp.arange(accumulation_steps)))[0]
+        # On CPUs, XLA's convolutions are tens of times slower inside of a loop.
+        unroll = accumulation_steps if jax.default_backend() == "cpu" else 1
+        indices = jnp.arange(accumulation_steps)
+        return jax.lax.scan(add, zeros, (parts, indices), unroll=unroll)[0]
 
     def train_step(state: TrainState, batch: Batch, key: PRNGKey) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
-        (value, metrics), gradients = accumulated(state.params, batch, key, state.step)
+        (value, metrics), gradients = accumulated(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
@@ -93,7 +94,7 @@ def make_eval_step(loss: Loss) -> Callable[[Any, Batch], Metrics]:
     """Builds `(params, batch) -> metrics`, without dropout."""
 
     def eval_step(params: Any, batch: Batch) -> Metrics:
-        value, metrics = loss(params, batch, None, jnp.int32(0))
+        value, metrics = loss(params, batch, None)
         return metrics | {"loss": value}
 
     return eval_step

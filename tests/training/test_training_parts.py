@@ -16,7 +16,7 @@ from igpt_jax.training.state import init_state
 from igpt_jax.training.steps import make_train_step
 
 
-def quadratic(params, batch, key, step):
+def quadratic(params, batch, key):
     """A loss with a closed gradient."""
     value = jnp.mean((batch["x"] @ params["kernel"] - batch["y"]) ** 2)
     return value, {"doubled": 2 * value}
@@ -148,7 +148,7 @@ def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
         json.loads(line)
 
 
-def two_players(params, batch, key, step):
+def two_players(params, batch, key):
     """Each player has a loss of its own; a statistic follows the data."""
     ours = jnp.sum(params["ours"]["weight"] ** 2)
     theirs = 50 * jnp.sum(params["theirs"]["weight"] ** 2)

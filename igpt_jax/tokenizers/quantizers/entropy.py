@@ -6,9 +6,23 @@ Source: Yu et al. 2024 (MAGVIT-v2), equation 4; Jansen et al. 2020 before.
 import jax
 import jax.numpy as jnp
 
+from igpt_jax.errors import UserError
 from igpt_jax.typing import Array, Float
 
 MIN_SHARE = 1e-20
+
+
+def check_temperature(temperature: float | None) -> None:
+    """Refuse a temperature that softens nothing.
+
+    Raises:
+        UserError: it is not above 0.
+    """
+    if temperature is not None and not temperature > 0:
+        raise UserError(
+            f"entropy_temperature: expected more than 0, got {temperature}; None switches the "
+            "entropy loss off"
+        )
 
 
 def entropy_loss(logits: Float[Array, "*n v"]) -> Float[Array, ""]:

@@ -9,6 +9,11 @@ import numpy as np
 
 from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.quantizers.base import Quantized, straight_through
+from igpt_jax.tokenizers.quantizers.entropy import (
+    check_temperature,
+    code_affinity,
+    entropy_loss,
+)
 from igpt_jax.typing import Array, Float, Int
 
 
@@ -18,11 +23,15 @@ class FiniteScalarQuantizerConfig:
 
     Attributes:
         levels: number of values of each dimension; their product is the number of codes.
+        entropy_temperature: of the soft assignments that the entropy loss looks at, to bring more
+            codes into use than the encoder does by itself; `None`, as published, is without.
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)
+    entropy_temperature: float | None = None
 
     def __post_init__(self) -> None:
+        check_temperature(self.entropy_temperature)
         if not self.levels or min(self.levels) < 2:
             raise UserError(
                 f"expected one or more levels, each >= 2, got {self.levels}; try (8, 5, 5, 5)"
@@ -43,7 +52,7 @@ class FiniteScalarQuantizer(nn.Module):
     """Bound every dimension and round it to a few levels (FSQ, Mentzer et al. 2023, section 3.1).
 
     Codes lie in [-1, 1]; the first dimension varies fastest with the token. It has no parameters
-    and no loss of its own.
+    and, but for the entropy, no loss of its own.
 
     Attributes:
         config: the levels.
@@ -57,7 +66,13 @@ class FiniteScalarQuantizer(nn.Module):
         """Quantize latents."""
         bounded = self._bound(latents.astype(jnp.float32))
         rounded = straight_through(bounded, jnp.round(bounded))
-        return Quantized(rounded / self._half_width(), self._tokens(rounded), {})
+        losses = {}
+        if self.config.entropy_temperature is not None:
+            codes = self.lookup(jnp.arange(self.config.codebook_size))
+            points = bounded / self._half_width()
+            affinity = code_affinity(points, codes, self.config.entropy_temperature)
+            losses["entropy"] = entropy_loss(affinity)
+        return Quantized(rounded / self._half_width(), self._tokens(rounded), losses)
 
     def lookup(self, tokens: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """Return the codes of tokens."""

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.kmeans import nearest
 from igpt_jax.tokenizers.quantizers.base import (
     GradientName,
@@ -17,7 +16,11 @@ from igpt_jax.tokenizers.quantizers.base import (
     pass_gradient,
     squared_distance,
 )
-from igpt_jax.tokenizers.quantizers.entropy import code_affinity, entropy_loss
+from igpt_jax.tokenizers.quantizers.entropy import (
+    check_temperature,
+    code_affinity,
+    entropy_loss,
+)
 from igpt_jax.typing import Array, Float, Int, PRNGKey
 
 
@@ -42,11 +45,7 @@ class VectorQuantizerConfig:
 
     def __post_init__(self) -> None:
         check_codebook(self.codebook_size, self.code_dim)
-        if self.entropy_temperature is not None and not self.entropy_temperature > 0:
-            raise UserError(
-                f"entropy_temperature: expected more than 0, got {self.entropy_temperature}; "
-                "None switches the entropy loss off"
-            )
+        check_temperature(self.entropy_temperature)
 
 
 def uniform_codebook(key: PRNGKey, shape: tuple[int, int], dtype: Dtype) -> Float[Array, "v d"]:
