@@ -53,13 +53,7 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
     def init(key: PRNGKey) -> Params:
         return tokenizer.init(key, tokenizer_input(tokenizer))["params"]
 
-    def reconstruct(
-        distance: Distance,
-        params: Params,
-        batch: dict[str, Array],
-        key: PRNGKey | None,
-        step: Array,
-    ) -> tuple:
+    def reconstruct(distance: Distance, params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         return autoencoder_loss(
             trained, params, _pixels(batch), weights, key=key, distance=distance
         )
