@@ -43,9 +43,10 @@ QUANTIZERS = {
         {},
     ),
     "l2-vq-plain": (VectorQuantizerConfig(**LEARNED), {}),
-    "l2-vq": (VectorQuantizerConfig(**LEARNED, **SURE), {"entropy_weight": 0.005}),
+    "l2-vq": (VectorQuantizerConfig(**LEARNED, **SURE), {"entropy_weight": 0.002}),
     "ema-vq": (MovingAverageQuantizerConfig(**LEARNED), {}),
-    "fsq": (FiniteScalarQuantizerConfig(levels=(4,) * 5), {}),
+    "fsq-plain": (FiniteScalarQuantizerConfig(), {}),  # 8 x 5 x 5 x 5 = 1,000 codes
+    "fsq": (FiniteScalarQuantizerConfig(**SURE), {"entropy_weight": 0.002}),
     "lfq": (BinaryQuantizerConfig(num_bits=10), {}),
     "bsq": (BinaryQuantizerConfig(num_bits=10, spherical=True), {}),
     "gumbel": (GumbelQuantizerConfig(**LEARNED), {"kl_weight": 0.005}),
