@@ -118,6 +118,16 @@ class RunConfig:
                 f"transform.image_size: expected the tokenizer's {self.tokenizer.image_size}, got "
                 f"{self.transform.image_size}"
             )
+        if isinstance(self.tokenizer, AutoencoderConfig) and self.tokenizer.num_frames > 1:
+            raise UserError(
+                f"tokenizer.num_frames: expected 1, as runs are of pictures, got "
+                f"{self.tokenizer.num_frames}; train on videos with igpt_jax.tokenizers.losses"
+            )
+        if self.tokenizer_path is not None and self.tokenizer_start is not None:
+            raise UserError(
+                "expected tokenizer_path (take it as it is) or tokenizer_start (train it further), "
+                "got both; leave one out"
+            )
         for name in ("vocab_size", "grid_shape"):
             wanted, given = getattr(self.tokenizer, name), getattr(self.gpt, name)
             if given not in (0, (0, 0), wanted):

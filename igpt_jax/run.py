@@ -140,6 +140,9 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
 
 def _with_tokenizer(config: RunConfig) -> RunConfig:
     """The config with the tokenizer of `tokenizer_path`, as it was trained."""
+    if config.tokenizer_start is not None:
+        latest = expand_path(config.tokenizer_start) / TOKENIZER_CHECKPOINTS
+        load_metadata(latest)  # or a run finds only after compiling that nothing is there
     if config.tokenizer_path is None:
         return config
     trained = load_metadata(expand_path(config.tokenizer_path) / TOKENIZER_CHECKPOINTS)["config"]

@@ -72,6 +72,23 @@ def fails(capsys, *argv):
         ([DEBUG, "--gpt_training.optimizer.warmup_steps", "-1"], "warmup_steps"),
         ([DEBUG, "--gpt_training.global_batch_size", "32"], "expected at most 16"),
         ([DEBUG, "--data.num_validation", "4"], "expected at most 4"),
+        ([DEBUG, "--tokenizer.num_frames", "3"], "num_frames: expected 1"),
+        ([DEBUG, "--tokenizer.temporal_downsample", "3"], "power of two"),
+        ([DEBUG, "--tokenizer_path", "nowhere"], "nowhere"),
+        ([DEBUG, "--tokenizer_path", "a", "--tokenizer_start", "b"], "got both"),
+        ([DEBUG, "--tokenizer_start", "nowhere"], "nowhere"),
+        ([DEBUG, "--tokenizer_loss.l2_weight", "0"], "l2_weight"),
+        ([DEBUG, "--last_stage", "gpt"], "last-stage"),
+        (
+            [
+                DEBUG,
+                "--tokenizer_loss.perceptual_weight",
+                "1",
+                "--tokenizer_loss.lpips_path",
+                "nowhere.safetensors",
+            ],
+            "nowhere.safetensors",
+        ),
     ],
 )
 def test_train_command(arguments, words, capsys, tmp_path):

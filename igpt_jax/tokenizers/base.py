@@ -33,11 +33,11 @@ class ImageTokenizer(Protocol):
         """Number of different tokens."""
         ...
 
-    def encode(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b l"]:
+    def encode(self, images: Float[Array, "b *t h w 3"]) -> Int[Array, "b l"]:
         """Return the tokens of images."""
         ...
 
-    def decode(self, tokens: Int[Array, "b l"]) -> Float[Array, "b h w 3"]:
+    def decode(self, tokens: Int[Array, "b l"]) -> Float[Array, "b *t h w 3"]:
         """Return the images of tokens, not clipped."""
         ...
 
@@ -47,7 +47,7 @@ class ImageTokenizer(Protocol):
 
 
 def encode(
-    tokenizer: ImageTokenizer, params: Params, images: Float[Array, "b h w 3"]
+    tokenizer: ImageTokenizer, params: Params, images: Float[Array, "b *t h w 3"]
 ) -> Int[Array, "b l"]:
     """Return the tokens of images in [-1, 1]: a pure function, to be jitted by the caller."""
     return tokenizer.apply({"params": params}, images, method="encode")
@@ -55,7 +55,7 @@ def encode(
 
 def decode(
     tokenizer: ImageTokenizer, params: Params, tokens: Int[Array, "b l"]
-) -> Float[Array, "b h w 3"]:
+) -> Float[Array, "b *t h w 3"]:
     """Return the images of tokens: a pure function, to be jitted by the caller."""
     return tokenizer.apply({"params": params}, tokens, method="decode")
 

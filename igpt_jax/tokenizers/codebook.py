@@ -70,7 +70,7 @@ def perplexity(tokens: Int[Array, "*n"], codebook_size: int) -> Float[Array, ""]
 
 
 def start_codebook(
-    model: Autoencoder, params: Params, images: Float[Array, "b h w 3"], key: PRNGKey
+    model: Autoencoder, params: Params, images: Float[Array, "b *t h w 3"], key: PRNGKey
 ) -> Params:
     """Return `params` with the codebook started from the latents of images.
 
