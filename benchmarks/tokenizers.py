@@ -43,10 +43,10 @@ QUANTIZERS = {
         {},
     ),
     "l2-vq-plain": (VectorQuantizerConfig(**LEARNED), {}),
-    "l2-vq": (VectorQuantizerConfig(**LEARNED, **SURE), {"entropy_weight": 0.002}),
+    "l2-vq": (VectorQuantizerConfig(**LEARNED, **SURE), {"entropy_weight": 0.005}),
     "ema-vq": (MovingAverageQuantizerConfig(**LEARNED), {}),
     "fsq-plain": (FiniteScalarQuantizerConfig(), {}),  # 8 x 5 x 5 x 5 = 1,000 codes
-    "fsq": (FiniteScalarQuantizerConfig(**SURE), {"entropy_weight": 0.002}),
+    "fsq": (FiniteScalarQuantizerConfig(**SURE), {"entropy_weight": 0.01}),
     "lfq": (BinaryQuantizerConfig(num_bits=10), {}),
     "bsq": (BinaryQuantizerConfig(num_bits=10, spherical=True), {}),
     "gumbel": (GumbelQuantizerConfig(**LEARNED), {"kl_weight": 0.005}),

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -9,7 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.ndimage import correlate1d
 
+from igpt_jax.cli import main
 from igpt_jax.errors import UserError
+from igpt_jax.run import run
+from igpt_jax.testing import tiny_config
+from igpt_jax.tokenizers.losses import AutoencoderLossConfig
 from igpt_jax.tokenizers.perceptual import (
     LPIPS,
     default_num_levels,
@@ -18,6 +23,7 @@ from igpt_jax.tokenizers.perceptual import (
     unit_normalize,
 )
 from igpt_jax.tokenizers.vgg import vgg16_params
+from igpt_jax.training.metrics import read_metrics
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "lpips_vgg16.npz"
 CONVS = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256),
@@ -268,3 +274,27 @@ def test_wrong_number_of_levels(num_levels):
     image = jnp.zeros((1, 32, 40, 3))
     with pytest.raises(UserError, match=rf"1 to 4 for images of 32x40, got {num_levels}"):
         laplacian_pyramid_loss(image, image, num_levels=num_levels)
+
+
+@pytest.mark.slow
+def test_a_run_learns_by_lpips_and_is_measured_by_it(files, tmp_path, capsys):
+    """The pretrained network is loaded, never trained and never saved."""
+    loss = AutoencoderLossConfig(
+        perceptual_weight=0.5, lpips_path=str(files[0]), lpips_linear_path=str(files[1])
+    )
+    training = dataclasses.replace(tiny_config().tokenizer_training, num_steps=2)
+    run(
+        tiny_config(tokenizer_loss=loss, tokenizer_training=training, last_stage="tokenizer"),
+        tmp_path / "run",
+    )
+    rows = read_metrics(tmp_path / "run/tokenizer", "train")
+    for row in rows:
+        expected = row["l2_loss"] + 0.5 * row["perceptual_loss"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+        assert row["perceptual_loss"] > 0.01
+    saved = sum(p.stat().st_size for p in (tmp_path / "run/tokenizer").rglob("*") if p.is_file())
+    assert saved < files[0].stat().st_size / 20
+    weights = ["--lpips", str(files[0]), "--lpips-linear", str(files[1])]
+    assert main(["evaluate", str(tmp_path / "run"), *weights, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert measured["lpips"] == pytest.approx(rows[-1]["perceptual_loss"], rel=0.3)
