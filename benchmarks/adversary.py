@@ -31,7 +31,8 @@ from igpt_jax.training.optimizer import OptimizerConfig
 
 LOSSES = ("hinge", "non_saturating", "vanilla")
 START, LEAD = 200, 200
-NUM_SHOWN = 16
+NUM_SHOWN = 8
+ZOOM = 4
 
 
 def continued(start: Path, loss: str | None, steps: int) -> RunConfig:
@@ -41,7 +42,7 @@ def continued(start: Path, loss: str | None, steps: int) -> RunConfig:
     adversary = AdversaryConfig(
         PatchDiscriminatorConfig(base_channels=32, num_layers=2),
         loss=loss or "hinge",
-        weight=0.5,
+        weight=2.0,  # more than VQGAN's 0.8: there is no LPIPS beside it
         start_step=START,
         lead_steps=LEAD,
     )
@@ -50,7 +51,7 @@ def continued(start: Path, loss: str | None, steps: int) -> RunConfig:
         tokenizer_start=str(start),
         adversary=None if loss is None else adversary,
         discriminator_optimizer=OptimizerConfig(
-            peak_lr=4e-4, warmup_steps=0, end_lr_ratio=1.0, beta1=0.5, beta2=0.9, weight_decay=0.0
+            peak_lr=2e-4, warmup_steps=0, end_lr_ratio=1.0, beta1=0.5, beta2=0.9, weight_decay=0.0
         ),
         tokenizer_training=dataclasses.replace(
             base.tokenizer_training,
@@ -110,7 +111,8 @@ def main() -> None:
         rows.append(decoded[:NUM_SHOWN])
         captions.append(name)
     labels = [text for caption in captions for text in (caption, *[""] * (NUM_SHOWN - 1))]
-    grid = image_grid(np.concatenate(rows), NUM_SHOWN, labels)
+    large = np.concatenate(rows).repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+    grid = image_grid(large, NUM_SHOWN, labels)
     save_png(args.out / "before_and_after.png", grid)
     print("| loss | PSNR at the start | lowest after | at the end | accuracy of D | weight |")
     print("|---|---|---|---|---|---|")

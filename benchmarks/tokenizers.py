@@ -8,6 +8,7 @@ pictures. `--only 256-fsq,64-vq` picks some; `--steps N` changes the length of a
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def main() -> None:
         (directory / "line.json").write_text(json.dumps(result))
         rows = (directory / "tokenizer" / "metrics.jsonl").read_text().splitlines()
         speeds = [json.loads(row).get("images_per_second") for row in rows]
-        speed = sorted(value for value in speeds if value)[len(rows) // 2]
+        speed = statistics.median(value for value in speeds if value)
         print(
             f"| {tokens} | {name} | {result['psnr']:.2f} | {result['ssim']:.3f} "
             f"| {result['codebook_usage']:.1%} | {result['perplexity']:.0f} "

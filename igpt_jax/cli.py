@@ -110,7 +110,8 @@ def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Any, Path
         prog=name,
         description=command.__doc__,
         epilog="Every field of the config can be set, e.g. --gpt_training.num_steps 100; "
-        f"`{name} CONFIG --help` lists them.",
+        f"`{name} CONFIG --help` lists them. Which kind of data, tokenizer, quantizer or adversary "
+        "a run has is said in the file.",
         allow_abbrev=False,
         add_help=False,
     )

@@ -22,6 +22,7 @@ from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.losses import AutoencoderLossConfig
 from igpt_jax.tokenizers.palette import PaletteConfig
+from igpt_jax.tokenizers.perceptual import MIN_LPIPS_SIZE
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 from igpt_jax.training.sharding import MeshConfig
@@ -113,28 +114,72 @@ class RunConfig:
         """Refuses parts that do not fit together."""
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed: expected 0 <= seed < 2^32, got {self.seed}")
+        self._check_tokenizer_training()
+        if self.tokenizer_path is None:  # or its tokenizer is not known yet
+            self._check_fit()
+
+    def _check_fit(self) -> None:
         if self.transform.image_size != self.tokenizer.image_size:
             raise UserError(
                 f"transform.image_size: expected the tokenizer's {self.tokenizer.image_size}, got "
                 f"{self.transform.image_size}"
-            )
-        if isinstance(self.tokenizer, AutoencoderConfig) and self.tokenizer.num_frames > 1:
-            raise UserError(
-                f"tokenizer.num_frames: expected 1, as runs are of pictures, got "
-                f"{self.tokenizer.num_frames}; train on videos with igpt_jax.tokenizers.losses"
-            )
-        if self.tokenizer_path is not None and self.tokenizer_start is not None:
-            raise UserError(
-                "expected tokenizer_path (take it as it is) or tokenizer_start (train it further), "
-                "got both; leave one out"
             )
         for name in ("vocab_size", "grid_shape"):
             wanted, given = getattr(self.tokenizer, name), getattr(self.gpt, name)
             if given not in (0, (0, 0), wanted):
                 raise UserError(f"gpt.{name}: expected the tokenizer's {wanted}, got {given}")
 
+    def _check_tokenizer_training(self) -> None:
+        """Refuses what a tokenizer's training would ignore or fail at."""
+        tokenizer, adversary, loss = self.tokenizer, self.adversary, self.tokenizer_loss
+        if self.tokenizer_path is not None and self.tokenizer_start is not None:
+            raise UserError(
+                "expected tokenizer_path (take it as it is) or tokenizer_start (train it further), "
+                "got both; leave one out"
+            )
+        is_trained = isinstance(tokenizer, AutoencoderConfig) and self.tokenizer_path is None
+        if adversary is not None and not is_trained:
+            raise UserError(
+                "adversary: expected none, as no tokenizer is trained (a palette, or one taken by "
+                "tokenizer_path); set adversary to None"
+            )
+        if not isinstance(tokenizer, AutoencoderConfig):
+            if self.tokenizer_start is not None:
+                raise UserError("tokenizer_start: expected none, as a palette is not trained")
+            return
+        if tokenizer.num_frames > 1:
+            raise UserError(
+                f"tokenizer.num_frames: expected 1, as runs are of pictures, got "
+                f"{tokenizer.num_frames}; train on videos with igpt_jax.tokenizers.losses"
+            )
+        sizes = {}
+        if adversary is not None:
+            sizes["adversary.discriminator"] = adversary.discriminator.min_image_size
+        if loss.perceptual_weight and loss.lpips_path is not None:
+            sizes["tokenizer_loss.lpips_path"] = MIN_LPIPS_SIZE
+        for name, least in sizes.items():
+            if tokenizer.image_size < least:
+                raise UserError(
+                    f"{name}: expected images of {least} or more pixels a side, got "
+                    f"{tokenizer.image_size}; use larger images or a smaller network"
+                )
+        quantizer = tokenizer.quantizer
+        codebook = getattr(quantizer, "codebook", quantizer)
+        parts = self.tokenizer_training.accumulation_steps
+        if getattr(codebook, "restart_below", 0) and parts > 1:
+            raise UserError(
+                "tokenizer.quantizer.restart_below: expected 0 where batches are accumulated (a "
+                f"code would start at a mean of latents), got {codebook.restart_below} and "
+                f"accumulation_steps {parts}; set one of them"
+            )
+
     def resolved(self) -> "RunConfig":
-        """The same with what the GPT takes from the tokenizer filled in."""
+        """The same with what the GPT takes from the tokenizer filled in.
+
+        Raises:
+            UserError: the tokenizer does not fit the transform or the GPT.
+        """
+        self._check_fit()
         gpt = dataclasses.replace(
             self.gpt, vocab_size=self.tokenizer.vocab_size, grid_shape=self.tokenizer.grid_shape
         )

@@ -1,5 +1,6 @@
 """A whole run: tokenizer, then tokens, then GPT, then samples; each stage is skipped when done."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -40,15 +42,16 @@ from igpt_jax.model import (
 )
 from igpt_jax.models.gpt import GPT
 from igpt_jax.sampling.output import complete_settings
-from igpt_jax.tasks import gpt_task, tokenizer_task
+from igpt_jax.tasks import gpt_task, perceptual_distance, tokenizer_task
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from igpt_jax.tokenizers.base import tokenizer_hash
+from igpt_jax.tokenizers.codebook import marginal_entropy
 from igpt_jax.tokenizers.palette import Palette, PaletteConfig, fit_palette, load_palette
 from igpt_jax.training.checkpoint import latest_step, load_metadata, save_params
 from igpt_jax.training.loop import train
 from igpt_jax.training.metrics import read_metrics
 from igpt_jax.training.sharding import check_batch_size, make_mesh, replicated
-from igpt_jax.typing import Float, Params
+from igpt_jax.typing import Params
 
 logger = logging.getLogger("igpt_jax")
 
@@ -103,7 +106,7 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
             f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
             "one process"
         )
-    config, mesh = _with_tokenizer(config).resolved(), make_mesh(config.mesh)
+    config, mesh = _with_tokenizer(config, workdir).resolved(), make_mesh(config.mesh)
     sources: dict[Split, Source] = {
         "train": open_source(config.data, "train"),
         "validation": open_source(config.data, "validation"),
@@ -134,18 +137,21 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
             "transform: its random parts do not reach a GPT over a palette, whose tokens are "
             "written once; encoding.views has mirrored and ten_crop"
         )
+    perceptual_distance(config.tokenizer_loss, "float32")  # missing weights are found here
     _claim(config, workdir)
     return _Run(config, workdir, mesh, sources)
 
 
-def _with_tokenizer(config: RunConfig) -> RunConfig:
-    """The config with the tokenizer of `tokenizer_path`, as it was trained."""
+def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
+    """The config with the tokenizer of `tokenizer_path`, or of the copy that a run has made."""
     if config.tokenizer_start is not None:
         latest = expand_path(config.tokenizer_start) / TOKENIZER_CHECKPOINTS
         load_metadata(latest)  # or a run finds only after compiling that nothing is there
     if config.tokenizer_path is None:
         return config
-    trained = load_metadata(expand_path(config.tokenizer_path) / TOKENIZER_CHECKPOINTS)["config"]
+    has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
+    source = workdir if has_copy else expand_path(config.tokenizer_path)
+    trained = load_metadata(source / TOKENIZER_CHECKPOINTS)["config"]
     return dataclasses.replace(config, tokenizer=from_dict(RunConfig, trained).tokenizer)
 
 
@@ -154,6 +160,8 @@ def _claim(config: RunConfig, workdir: Path) -> None:
     path, written = workdir / "config.json", to_dict(config)
     if path.is_file():
         before = read_json(path, f"delete {workdir} or use another --workdir")
+        with contextlib.suppress(UserError):  # fields that are new since then have their defaults
+            before = json.loads(json.dumps(to_dict(from_dict(RunConfig, before))))
         different = first_difference(_fixed(before), _fixed(json.loads(json.dumps(written))))
         if different:
             raise UserError(
@@ -285,7 +293,7 @@ class _Run:
             check_tokenizer(load_metadata(self.workdir / GPT_CHECKPOINTS), made_by)
             if last >= config.gpt_training.num_steps:
                 return
-        entropy = marginal_entropy(sources["train"].marginal())
+        entropy = float(marginal_entropy(jnp.asarray(sources["train"].marginal())))
         logger.info("entropy of the tokens' marginal distribution: %.4f nats", entropy)
         model = Model(config, tokenizer, params, GPT(config.gpt), {})
         train(
@@ -378,9 +386,3 @@ def draw_samples(model: Model, path: Path, class_names: Sequence[str]) -> dict[s
     if isinstance(config.data, CardsConfig) and labels is not None:
         result["card_accuracy"] = card_accuracy(images, np.asarray(labels))
     return result
-
-
-def marginal_entropy(shares: Float[np.ndarray, " v"]) -> float:
-    """Entropy in nats: the loss of a model that knows only how often each token occurs."""
-    used = shares[shares > 0]
-    return float(-(used * np.log(used)).sum())

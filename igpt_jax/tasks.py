@@ -1,6 +1,7 @@
 """What the two trained stages minimise and show."""
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -35,13 +36,22 @@ from igpt_jax.tokenizers.adversary import (
 from igpt_jax.tokenizers.autoencoder import Autoencoder
 from igpt_jax.tokenizers.codebook import start_codebook
 from igpt_jax.tokenizers.discriminators import build_discriminator
-from igpt_jax.tokenizers.losses import AutoencoderLossConfig, Distance, autoencoder_loss
+from igpt_jax.tokenizers.losses import (
+    AutoencoderLossConfig,
+    Distance,
+    autoencoder_loss,
+    summarize,
+)
 from igpt_jax.tokenizers.perceptual import LPIPS, laplacian_pyramid_loss, load_lpips
 from igpt_jax.training.loop import Task
+from igpt_jax.training.optimizer import Player
 from igpt_jax.training.steps import Batch
-from igpt_jax.typing import Array, Params, PRNGKey
+from igpt_jax.typing import Array, Float, Params, PRNGKey
 
 NUM_SHOWN = 16  # pictures of each grid while training
+LATENTS_A_CODE = 2  # at least, to start a codebook from
+START_SIZE = 32  # pictures at once
+MAX_START_PARTS = 256
 
 
 def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -> Task:
@@ -65,15 +75,18 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
         grid = image_grid(pairs, columns=len(images))
         save_png(directory / f"reconstructions-{step:06d}.png", grid, {"step": step})
 
-    def prepare(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
+    def prepare(params: Params, batches: Iterator[dict[str, np.ndarray]], key: PRNGKey) -> Params:
         if config.tokenizer_start is not None:
             device = SingleDeviceSharding(jax.local_devices()[0])
             return load_tokenizer(config, expand_path(config.tokenizer_start), device)[1]
-        return start_codebook(tokenizer, params, jnp.asarray(to_float(batch["image"])), key)
+        if "quantizer" not in params:
+            return params
+        latents = _first_latents(tokenizer, params, batches)
+        return start_codebook(tokenizer, params, latents, key)
 
     alone = Partial(reconstruct, distance)
     if adversary is None:
-        return Task("tokenizer", init, alone, prepare, show)
+        return Task("tokenizer", init, alone, prepare, show, summarize=summarize)
     discriminator = build_discriminator(adversary.discriminator, dtype=trained.dtype)
 
     def init_both(key: PRNGKey) -> Params:
@@ -87,8 +100,10 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
 
     phases = {at: Partial(partial(play, phase), distance) for at, phase in adversary.phases.items()}
 
-    def prepare_both(params: Params, batch: dict[str, np.ndarray], key: PRNGKey) -> Params:
-        return {**params, AUTOENCODER: prepare(params[AUTOENCODER], batch, key)}
+    def prepare_both(
+        params: Params, batches: Iterator[dict[str, np.ndarray]], key: PRNGKey
+    ) -> Params:
+        return {**params, AUTOENCODER: prepare(params[AUTOENCODER], batches, key)}
 
     return Task(
         "tokenizer",
@@ -99,8 +114,25 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
         later=phases,
         evaluate=alone,
         averaged=lambda params: params[AUTOENCODER],
-        players={DISCRIMINATOR: config.discriminator_optimizer},
+        summarize=summarize,
+        players={
+            DISCRIMINATOR: Player(config.discriminator_optimizer, adversary.discriminator_start)
+        },
     )
+
+
+def _first_latents(
+    tokenizer: Autoencoder, params: Params, batches: Iterator[dict[str, np.ndarray]]
+) -> Float[Array, "n d"]:
+    """Latents of the first pictures, enough to start a codebook of distinct codes."""
+    run = jax.jit(partial(tokenizer.apply, method="latents"))
+    wanted, found = LATENTS_A_CODE * tokenizer.vocab_size, []
+    while sum(map(len, found)) < wanted and len(found) < MAX_START_PARTS:
+        images = next(batches)["image"]
+        for start in range(0, len(images), START_SIZE):
+            part: Any = run({"params": params}, to_float(images[start : start + START_SIZE]))
+            found.append(np.asarray(part).reshape(-1, part.shape[-1]))
+    return jnp.concatenate(found)
 
 
 def _pixels(batch: Batch) -> Array:

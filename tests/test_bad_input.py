@@ -78,6 +78,18 @@ def fails(capsys, *argv):
         ([DEBUG, "--tokenizer_path", "a", "--tokenizer_start", "b"], "got both"),
         ([DEBUG, "--tokenizer_start", "nowhere"], "nowhere"),
         ([DEBUG, "--tokenizer_loss.l2_weight", "0"], "l2_weight"),
+        (
+            [
+                DEBUG,
+                "--tokenizer_loss.lpips_path",
+                "x",
+                "--tokenizer_loss.perceptual_weight",
+                "1",
+                "--tokenizer.image_size",
+                "8",
+            ],
+            "16 or more pixels",
+        ),
         ([DEBUG, "--last_stage", "gpt"], "last-stage"),
         (
             [

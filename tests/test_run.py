@@ -23,7 +23,10 @@ from igpt_jax.model import build_tokenizer, gpt_inputs, tokenizer_input
 from igpt_jax.models.gpt import GPT, init_kv_cache
 from igpt_jax.run import run
 from igpt_jax.testing import tiny_config
+from igpt_jax.tokenizers.adversary import AdversaryConfig
+from igpt_jax.tokenizers.discriminators import PatchDiscriminatorConfig
 from igpt_jax.tokenizers.palette import PaletteConfig
+from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -275,3 +278,31 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_adversaries_and_codebooks_that_cannot_be_trained_are_refused():
+    tiny = tiny_config()
+    moving = dataclasses.replace(tiny.tokenizer, quantizer=MovingAverageQuantizerConfig(16, 4))
+    for changes, words in (
+        (
+            {"tokenizer": PaletteConfig(32), "adversary": AdversaryConfig()},
+            "no tokenizer is trained",
+        ),
+        ({"tokenizer_path": "x", "adversary": AdversaryConfig()}, "no tokenizer is trained"),
+        ({"tokenizer": PaletteConfig(32), "tokenizer_start": "x"}, "a palette is not trained"),
+        (
+            {"adversary": AdversaryConfig(PatchDiscriminatorConfig(num_layers=5))},
+            "adversary.discriminator: expected images of 96 or more",
+        ),
+        (
+            {
+                "tokenizer": moving,
+                "tokenizer_training": dataclasses.replace(
+                    tiny.tokenizer_training, accumulation_steps=2
+                ),
+            },
+            "restart_below: expected 0",
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            tiny_config(**changes)

@@ -12,7 +12,7 @@ from igpt_jax.evaluation.frechet import FeatureStatistics, frechet_distance
 from igpt_jax.evaluation.inception import inception_features
 from igpt_jax.similarity import WINDOW_SIZE, psnr, ssim
 from igpt_jax.tokenizers.base import ImageTokenizer, decode, encode
-from igpt_jax.tokenizers.codebook import token_counts
+from igpt_jax.tokenizers.codebook import codebook_usage, perplexity, token_counts
 from igpt_jax.tokenizers.perceptual import LPIPS
 from igpt_jax.typing import Array, Float, Int, Params, UInt8
 
@@ -61,12 +61,11 @@ def evaluate_tokenizer(
             for statistics, pictures in ((real, images[rows]), (fake, decoded)):
                 features = _features(inception, pictures)
                 statistics.update(np.asarray(features)[: len(images)])
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    entropies = -np.sum(shares * np.log(np.where(shares > 0, shares, 1)), axis=1)
+    shares = jnp.asarray(counts / counts.sum(axis=1, keepdims=True), jnp.float32)
     result = {"num_images": num_images, **{name: s / num_images for name, s in sums.items()}}
     result |= {
-        "codebook_usage": float(np.mean(counts > 0)),
-        "perplexity": float(np.mean(np.exp(entropies))),
+        "codebook_usage": float(jnp.mean(codebook_usage(shares))),
+        "perplexity": float(jnp.mean(perplexity(shares))),
         "bits_per_image": float(counts.sum() / num_images * np.log2(tokenizer.vocab_size)),
     }
     if inception is not None:

@@ -33,6 +33,7 @@ from igpt_jax.tokenizers.losses import (
     Metrics,
     describe,
     frames,
+    random_streams,
     reconstruction_terms,
     run_autoencoder,
     term_metrics,
@@ -65,7 +66,7 @@ class AdversaryConfig:
         start_step: step at which the tokenizer begins to feel the discriminator.
         lead_steps: steps before that in which only the discriminator learns.
         r1_weight: of the gradient penalty on real pictures, times a half (Mescheder et al. 2018).
-        lecam_weight: of the LeCam regulariser (Tseng et al. 2021, equation 5).
+        lecam_weight: of the LeCam regulariser (Tseng et al. 2021, equation 3).
     """
 
     discriminator: DiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
@@ -91,9 +92,14 @@ class AdversaryConfig:
             )
 
     @property
+    def discriminator_start(self) -> int:
+        """Updates before the discriminator begins to learn."""
+        return self.start_step - self.lead_steps
+
+    @property
     def phases(self) -> dict[int, Phase]:
         """Updates before a phase -> the phase."""
-        phases = {0: Phase(False, False), self.start_step - self.lead_steps: Phase(True, False)}
+        phases = {0: Phase(False, False), self.discriminator_start: Phase(True, False)}
         return phases | {self.start_step: Phase(True, True)}
 
 
@@ -162,7 +168,7 @@ def adversarial_loss(
     fooled, pull_back = jnp.zeros(()), jnp.zeros_like(fixed)
     if phase.tokenizer_feels:
         fooled, pull_back = jax.value_and_grad(fool)(fixed)
-    last_layer = _last_layer_gradient(model, params[AUTOENCODER], output.quantized)
+    last_layer = _last_layer_gradient(model, params[AUTOENCODER], output.quantized, key)
     own_gradient, adversarial_gradient = last_layer(own_pull), last_layer(pull_back)
     weight = jnp.float32(adversary.weight if phase.tokenizer_feels else 0)
     if adversary.adaptive:
@@ -230,7 +236,7 @@ def _judge(discriminator: nn.Module, network: Params) -> Callable[[Array], Array
 
 
 def _last_layer_gradient(
-    model: Autoencoder, params: Params, quantized: Float[Array, "b *t gh gw d"]
+    model: Autoencoder, params: Params, quantized: Float[Array, "b *t gh gw d"], key: PRNGKey
 ) -> Callable[[Array], Array]:
     """Return the function from a gradient at the reconstruction to one at the last kernel.
 
@@ -243,7 +249,16 @@ def _last_layer_gradient(
     def reconstruct(kernel: Array) -> Array:
         changed = {**decoder, "conv_out": {**last, "kernel": kernel}}
         variables = {"params": {**params, "decoder": changed}}
-        return cast(Array, model.apply(variables, quantized, method="reconstruct"))
+        return cast(
+            Array,
+            model.apply(
+                variables,
+                quantized,
+                deterministic=False,
+                rngs=random_streams(key),
+                method="reconstruct",
+            ),
+        )
 
     _, pull_back = jax.vjp(reconstruct, last["kernel"])
     return lambda gradient: pull_back(gradient)[0]

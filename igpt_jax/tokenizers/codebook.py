@@ -52,37 +52,37 @@ def token_counts(tokens: Int[Array, "*n"], codebook_size: int) -> Float[Array, "
     return jax.ops.segment_sum(jnp.ones_like(flat, jnp.float32), flat, codebook_size)
 
 
-def codebook_usage(tokens: Int[Array, "*n"], codebook_size: int) -> Float[Array, ""]:
-    """Return the share of codes that occur among the tokens, from 0 to 1."""
-    return jnp.mean((token_counts(tokens, codebook_size) > 0).astype(jnp.float32))
+def codebook_usage(shares: Float[Array, "*n v"]) -> Float[Array, "*n"]:
+    """Return the share of codes that occur, from 0 to 1, of the shares of each token."""
+    return jnp.mean(shares > 0, axis=-1, dtype=jnp.float32)
 
 
-def marginal_entropy(tokens: Int[Array, "*n"], codebook_size: int) -> Float[Array, ""]:
-    """Return the entropy of the tokens' frequencies, in nats."""
-    counts = token_counts(tokens, codebook_size)
-    frequencies = counts / jnp.maximum(jnp.sum(counts), 1.0)
-    return jnp.sum(jax.scipy.special.entr(frequencies))
+def marginal_entropy(shares: Float[Array, "*n v"]) -> Float[Array, "*n"]:
+    """Return the entropy in nats of the shares of each token.
+
+    It is the loss of a model that knows only how often each token occurs.
+    """
+    return jnp.sum(jax.scipy.special.entr(shares), axis=-1)
 
 
-def perplexity(tokens: Int[Array, "*n"], codebook_size: int) -> Float[Array, ""]:
+def perplexity(shares: Float[Array, "*n v"]) -> Float[Array, "*n"]:
     """Return exp of the marginal entropy: as many equally frequent codes carry as much."""
-    return jnp.exp(marginal_entropy(tokens, codebook_size))
+    return jnp.exp(marginal_entropy(shares))
 
 
 def start_codebook(
-    model: Autoencoder, params: Params, images: Float[Array, "b *t h w 3"], key: PRNGKey
+    model: Autoencoder, params: Params, latents: Float[Array, "*n d"], key: PRNGKey
 ) -> Params:
-    """Return `params` with the codebook started from the latents of images.
+    """Return `params` with the codebook started from latents.
 
     Args:
         model: the tokenizer; one without a codebook keeps its parameters.
         params: its parameters.
-        images: in [-1, 1]; two or more latents a code, or codes start as twins.
+        latents: of pictures; two or more a code, or codes start as twins.
         key: decides the k-means start.
     """
     if "quantizer" not in params:
         return params
-    latents = cast(Array, model.apply({"params": params}, images, method="latents"))
     started = start_quantizer(model.config.quantizer, params["quantizer"], latents, key)
     return {**params, "quantizer": started}
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from igpt_jax.errors import UserError
 from igpt_jax.similarity import psnr
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderOutput
-from igpt_jax.tokenizers.codebook import codebook_usage, perplexity
+from igpt_jax.tokenizers.codebook import codebook_usage, perplexity, token_counts
 from igpt_jax.tokenizers.perceptual import laplacian_pyramid_loss
 from igpt_jax.typing import Array, Float, Params, PRNGKey
 
-Metrics: TypeAlias = dict[str, Float[Array, ""]]
+Metrics: TypeAlias = dict[str, Float[Array, "..."]]
 
 Distance: TypeAlias = Callable[[Array, Array], Array]
 """A perceptual distance: two batches `[b h w 3]` in [-1, 1] -> `[b]`."""
@@ -81,7 +81,9 @@ def frames(images: Float[Array, "b *t h w c"]) -> Float[Array, "n h w c"]:
     return images.reshape(-1, *images.shape[-3:])
 
 
-def weighted_sum(terms: Metrics, config: AutoencoderLossConfig) -> Float[Array, ""]:
+def weighted_sum(
+    terms: dict[str, Float[Array, ""]], config: AutoencoderLossConfig
+) -> Float[Array, ""]:
     """Return the sum of the terms times their weights."""
     weighted = (config.weights[name] * term for name, term in terms.items())
     return sum(weighted, start=jnp.zeros(()))
@@ -112,25 +114,45 @@ def run_autoencoder(
     model: Autoencoder, params: Params, images: Float[Array, "b *t h w 3"], key: PRNGKey | None
 ) -> AutoencoderOutput:
     """Run a tokenizer on images; a key switches on dropout and moving codebooks."""
-    rngs = None
-    if key is not None:
-        dropout_key, quantizer_key = jax.random.split(key)
-        rngs = {"dropout": dropout_key, "quantizer": quantizer_key}
     return cast(
         AutoencoderOutput,
-        model.apply({"params": params}, images, deterministic=key is None, rngs=rngs),
+        model.apply(
+            {"params": params},
+            images,
+            deterministic=key is None,
+            rngs=None if key is None else random_streams(key),
+        ),
     )
+
+
+def random_streams(key: PRNGKey) -> dict[str, PRNGKey]:
+    """Return the keys of what is random while training."""
+    dropout_key, quantizer_key = jax.random.split(key)
+    return {"dropout": dropout_key, "quantizer": quantizer_key}
 
 
 def describe(
     model: Autoencoder, images: Float[Array, "b *t h w 3"], output: AutoencoderOutput
 ) -> Metrics:
-    """Return `psnr` [dB], `codebook_usage` [0..1] and `perplexity`, the means over levels."""
+    """Return `psnr` [dB] and `token_shares` [levels v], how often each token occurs at a level."""
     levels = output.tokens.reshape(-1, model.config.num_levels).T
+    counts = jnp.stack([token_counts(level, model.vocab_size) for level in levels])
     return {
         "psnr": jnp.mean(psnr(frames(images), frames(output.reconstruction))),
-        "codebook_usage": jnp.mean(jax.vmap(codebook_usage, (0, None))(levels, model.vocab_size)),
-        "perplexity": jnp.mean(jax.vmap(perplexity, (0, None))(levels, model.vocab_size)),
+        "token_shares": counts / levels.shape[1],
+    }
+
+
+def summarize(metrics: Metrics) -> Metrics:
+    """Return metrics with `codebook_usage` [0..1] and `perplexity` in place of `token_shares`.
+
+    Shares may be averaged over parts of a batch before, usage may not. Of several levels both are
+    the mean.
+    """
+    shares = metrics["token_shares"]
+    return {name: value for name, value in metrics.items() if name != "token_shares"} | {
+        "codebook_usage": jnp.mean(codebook_usage(shares)),
+        "perplexity": jnp.mean(perplexity(shares)),
     }
 
 
@@ -159,8 +181,8 @@ def autoencoder_loss(
         distance: perceptual distance.
 
     Returns:
-        The weighted sum of the terms, and every term (unweighted) beside `psnr` [dB],
-        `codebook_usage` [0..1] and `perplexity` of the batch's tokens.
+        The weighted sum of the terms, and every term (unweighted) beside `psnr` [dB] and the
+        batch's `token_shares` (see `summarize`).
     """
     output = run_autoencoder(model, params, images, key)
     terms = reconstruction_terms(images, output.reconstruction, config, distance) | output.losses

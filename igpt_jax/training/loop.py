@@ -2,8 +2,9 @@
 
 import itertools
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from igpt_jax.errors import UserError
 from igpt_jax.training.checkpoint import Checkpoints
 from igpt_jax.training.guard import LossGuard
 from igpt_jax.training.metrics import MetricWriter
-from igpt_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from igpt_jax.training.optimizer import OptimizerConfig, Player, learning_rate, make_optimizer
 from igpt_jax.training.sharding import check_batch_size, replicated, shard_batch
 from igpt_jax.training.state import (
     Averaged,
@@ -95,13 +96,14 @@ class Task:
         init: key -> parameters, with logical axis names.
         loss: (params, batch, key) -> (mean loss, metrics); a `jax.tree_util.Partial` may hold
             arrays that it needs and nothing trains, such as a pretrained network.
-        prepare: (params, first batch, key) -> params, once before the first step; None for none.
+        prepare: (params, batches, key) -> params, once before the first step; None for none.
         show: (averaged params, validation batch, step) writes a picture; None for none.
         later: update -> the loss from there on; each is a program of its own, for a condition in
             the step would cost time before it holds (on CPUs, much of it even when it does).
         evaluate: (averaged params, batch, None) -> (mean loss, metrics) of the validation data;
             None is `loss`.
         averaged: the part of the parameters that is used after training.
+        summarize: what to make of the metrics of a whole batch, before they are logged.
         players: first key of the parameters -> optimizer of that part; all others have the
             config's.
     """
@@ -109,12 +111,13 @@ class Task:
     name: str
     init: InitParams
     loss: Loss
-    prepare: Callable[[Any, dict[str, np.ndarray], PRNGKey], Any] | None = None
+    prepare: Callable[[Any, Iterator[dict[str, np.ndarray]], PRNGKey], Any] | None = None
     show: Callable[[Any, dict[str, np.ndarray], int], None] | None = None
     later: Mapping[int, Loss] = field(default_factory=dict)
     evaluate: Loss | None = None
     averaged: Averaged = whole
-    players: Mapping[str, OptimizerConfig] = field(default_factory=dict)
+    summarize: Callable[[Metrics], Metrics] = whole
+    players: Mapping[str, Player] = field(default_factory=dict)
 
 
 def train(
@@ -217,6 +220,7 @@ def _train_step(
             ema_decay=config.ema_decay,
             accumulation_steps=config.accumulation_steps,
             averaged=task.averaged,
+            summarize=task.summarize,
             players=task.players,
         )(state, batch, key)
 
@@ -259,7 +263,7 @@ def _start_or_restore(
         if task.prepare is None:
             return state
         origin = batches.get_state()
-        prepared = task.prepare(state.params, next(batches), jax.random.fold_in(key, 1))
+        prepared = task.prepare(state.params, batches, jax.random.fold_in(key, 1))
         batches.set_state(origin)
         prepared = jax.device_put(prepared, shardings.params)
         copy = jax.tree.map(lambda x: x.copy(), task.averaged(prepared))
@@ -282,7 +286,7 @@ def _evaluator(
     """Means of the metrics over the first validation batches."""
     eval_step = partial(
         jax.jit(
-            lambda loss, params, batch: make_eval_step(loss)(params, batch),
+            lambda loss, params, batch: make_eval_step(loss, task.summarize)(params, batch),
             out_shardings=replicated(mesh),
         ),
         _on_mesh(task.evaluate or task.loss, mesh),
@@ -299,6 +303,13 @@ def _evaluator(
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     return evaluate
+
+
+def _largest_norm(row: Mapping[str, Any]) -> float:
+    """The largest gradient norm of all players; not a number if the step was not taken."""
+    if row["skipped"]:
+        return math.nan
+    return max(float(value) for name, value in row.items() if name.endswith("grad_norm"))
 
 
 @dataclass
@@ -335,7 +346,7 @@ class _Log:
         self._pending.clear()
         elapsed = time.perf_counter() - self._since - self.paused
         spikes = [
-            self._guard.check(step, float(row["loss"]), float(row["grad_norm"]))
+            self._guard.check(step, float(row["loss"]), _largest_norm(row))
             for step, row in zip(steps, rows, strict=True)
         ]
         images_per_second = len(steps) * self.config.global_batch_size / elapsed

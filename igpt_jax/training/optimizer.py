@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -75,7 +76,21 @@ def decay_mask(params: Any) -> Any:
 
 MAIN, RUNNING = "main", "running"  # who moves a leaf, beside the players
 
-NO_PLAYERS: Mapping[str, OptimizerConfig] = MappingProxyType({})
+
+@dataclass(frozen=True)
+class Player:
+    """A part of the parameters that is trained for itself.
+
+    Attributes:
+        optimizer: its own.
+        start: updates before it begins; until then neither its moments nor its schedule move.
+    """
+
+    optimizer: OptimizerConfig
+    start: int = 0
+
+
+NO_PLAYERS: Mapping[str, Player] = MappingProxyType({})
 
 
 def leaf_owners(params: Any, players: Mapping[str, Any] = NO_PLAYERS) -> Any:
@@ -96,7 +111,7 @@ def leaf_owners(params: Any, players: Mapping[str, Any] = NO_PLAYERS) -> Any:
 
 
 def make_optimizer(
-    config: OptimizerConfig, num_steps: int, players: Mapping[str, OptimizerConfig] = NO_PLAYERS
+    config: OptimizerConfig, num_steps: int, players: Mapping[str, Player] = NO_PLAYERS
 ) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW on the schedule; for each player its own.
 
@@ -105,13 +120,20 @@ def make_optimizer(
     Args:
         config: of all parameters that no player has.
         num_steps: length of the schedule.
-        players: first key of the parameters -> optimizer of that part.
+        players: first key of the parameters -> who trains that part.
     """
     transforms: dict[Hashable, optax.GradientTransformation] = {
-        name: _adamw(own, num_steps) for name, own in players.items()
+        name: optax.conditionally_transform(
+            _adamw(player.optimizer, num_steps - player.start), partial(_has_begun, player.start)
+        )
+        for name, player in players.items()
     }
     transforms |= {MAIN: _adamw(config, num_steps), RUNNING: optax.sgd(1.0)}
     return optax.partition(transforms, lambda params: leaf_owners(params, players))
+
+
+def _has_begun(start: int, step: Any, **_: Any) -> Any:
+    return step >= start
 
 
 def _adamw(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:

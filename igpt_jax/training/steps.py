@@ -12,7 +12,7 @@ from igpt_jax.training.state import Averaged, TrainState, whole
 from igpt_jax.typing import Array, Float, PRNGKey
 
 Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, "..."]]
 # (params, batch, key or None for evaluation) -> (loss, metrics)
 Loss = Callable[[Any, Batch, PRNGKey | None], tuple[Float[Array, ""], Metrics]]
 
@@ -24,6 +24,7 @@ def make_train_step(
     ema_decay: float,
     accumulation_steps: int = 1,
     averaged: Averaged = whole,
+    summarize: Callable[[Metrics], Metrics] = whole,
     players: Mapping[str, Any] = NO_PLAYERS,
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
     """Builds `(state, batch, key) -> (state, metrics)`.
@@ -38,6 +39,7 @@ def make_train_step(
             short runs do not average over their start.
         accumulation_steps: parts of a batch whose gradients are averaged before one update.
         averaged: the part of the parameters that is averaged.
+        summarize: what to make of the metrics once the parts of a batch are averaged.
         players: first keys of parameters whose gradient norms are reported apart.
     """
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
@@ -80,7 +82,7 @@ def make_train_step(
             (params, ema_params, opt_state),
             (state.params, state.ema_params, state.opt_state),
         )
-        metrics = metrics | {
+        metrics = summarize(metrics) | {
             "loss": value,
             **gradient_norms(gradients, players),
             "skipped": 1.0 - finite.astype(jnp.float32),
@@ -90,11 +92,13 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(loss: Loss) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(
+    loss: Loss, summarize: Callable[[Metrics], Metrics] = whole
+) -> Callable[[Any, Batch], Metrics]:
     """Builds `(params, batch) -> metrics`, without dropout."""
 
     def eval_step(params: Any, batch: Batch) -> Metrics:
         value, metrics = loss(params, batch, None)
-        return metrics | {"loss": value}
+        return summarize(metrics) | {"loss": value}
 
     return eval_step

@@ -18,6 +18,7 @@ from igpt_jax.evaluation import reconstruction
 from igpt_jax.evaluation.reconstruction import evaluate_tokenizer
 from igpt_jax.run import run
 from igpt_jax.testing import tiny_config
+from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.palette import Palette, PaletteConfig
 from igpt_jax.training.metrics import read_metrics
 from igpt_jax.training.optimizer import OptimizerConfig
@@ -131,7 +132,7 @@ def test_wrong_requests_are_one_line(tiny_run, arguments, word, capsys):
 def test_a_tokenizer_is_taken_by_path_alone(tiny_run, tmp_path):
     """The config says nothing of the tokenizer but where it is; the tokens are the same."""
     config = tiny_config(
-        tokenizer=PaletteConfig(image_size=32, num_colors=8),
+        tokenizer=AutoencoderConfig(),
         tokenizer_path=str(tiny_run),
         last_stage="tokens",
     )
@@ -140,6 +141,10 @@ def test_a_tokenizer_is_taken_by_path_alone(tiny_run, tmp_path):
         expected = np.load(tiny_run / "tokens/train" / name)
         np.testing.assert_array_equal(np.load(tmp_path / "run/tokens/train" / name), expected)
     assert not (tmp_path / "run/tokenizer/metrics.jsonl").exists()
+    # The run has its copy: it goes on where the other is gone.
+    run(dataclasses.replace(config, tokenizer_path=str(tiny_run)), tmp_path / "run")
+    with pytest.raises(UserError, match="another tokenizer_path"):
+        run(dataclasses.replace(config, tokenizer_path="gone"), tmp_path / "run")
 
 
 def test_training_starts_from_another_run(tiny_run, tmp_path):

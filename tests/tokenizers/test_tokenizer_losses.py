@@ -5,7 +5,7 @@ import pytest
 from small_autoencoder import SMALL, random_params, small_autoencoder
 
 from igpt_jax.errors import UserError
-from igpt_jax.tokenizers.losses import AutoencoderLossConfig, autoencoder_loss
+from igpt_jax.tokenizers.losses import AutoencoderLossConfig, autoencoder_loss, summarize
 from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
 
 KEY = jax.random.key(0)
@@ -41,8 +41,15 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(params):
     np.testing.assert_allclose(
         metrics["l1_loss"], np.abs(reconstruction - IMAGES).mean(), rtol=1e-5
     )
-    assert {"loss", "psnr", "codebook_usage", "perplexity"} <= set(metrics)
-    assert all(value.shape == () for value in metrics.values())
+    summary = summarize(metrics)
+    assert {"loss", "psnr", "codebook_usage", "perplexity"} <= set(summary)
+    assert all(value.shape == () for value in summary.values())
+    tokens = jax.jit(MODEL.apply)({"params": params}, IMAGES).tokens
+    assert summary["codebook_usage"] == pytest.approx(len(np.unique(tokens)) / 10)
+    counts = np.bincount(np.asarray(tokens).reshape(-1))
+    shares = counts[counts > 0] / tokens.size
+    perplexity = np.exp(-(shares * np.log(shares)).sum())
+    np.testing.assert_allclose(summary["perplexity"], perplexity, rtol=1e-5)
 
 
 def test_dropout_is_on_with_a_key_only():

@@ -10,8 +10,15 @@ import pytest
 from igpt_jax.errors import UserError
 from igpt_jax.running import moving_average, set_next
 from igpt_jax.training.guard import LossGuard
+from igpt_jax.training.loop import TrainConfig, _Log
 from igpt_jax.training.metrics import MetricWriter, read_metrics
-from igpt_jax.training.optimizer import OptimizerConfig, decay_mask, learning_rate, make_optimizer
+from igpt_jax.training.optimizer import (
+    OptimizerConfig,
+    Player,
+    decay_mask,
+    learning_rate,
+    make_optimizer,
+)
 from igpt_jax.training.state import init_state
 from igpt_jax.training.steps import make_train_step
 
@@ -148,6 +155,24 @@ def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
         json.loads(line)
 
 
+def test_metrics_are_summarized_once_parts_are_averaged(problem):
+    def loss(params, batch, key):
+        return quadratic(params, batch, key)[0], {
+            "seen": (batch["x"][:, 0] > 0).mean(keepdims=True)
+        }
+
+    step = make_train_step(
+        loss,
+        optax.sgd(0.1),
+        ema_decay=0.9,
+        accumulation_steps=3,
+        summarize=lambda metrics: {"positive": metrics["seen"][0]},
+    )
+    _, metrics = step(start(optax.sgd(0.1)), problem, jax.random.key(0))
+    assert metrics["positive"] == pytest.approx(float((problem["x"][:, 0] > 0).mean()))
+    assert "seen" not in metrics
+
+
 def two_players(params, batch, key):
     """Each player has a loss of its own; a statistic follows the data."""
     ours = jnp.sum(params["ours"]["weight"] ** 2)
@@ -159,7 +184,7 @@ def two_players(params, batch, key):
 
 def test_each_player_has_its_own_optimizer_and_statistics_have_none():
     config = OptimizerConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.5, clip_norm=1e9)
-    players = {"theirs": OptimizerConfig(peak_lr=0.01, warmup_steps=0, weight_decay=0.0)}
+    players = {"theirs": Player(OptimizerConfig(0.01, warmup_steps=0, weight_decay=0.0))}
     optimizer = make_optimizer(config, 100, players)
     params = {
         "ours": {"weight": jnp.ones((2, 2))},
@@ -187,3 +212,36 @@ def test_each_player_has_its_own_optimizer_and_statistics_have_none():
         np.testing.assert_allclose(metrics["theirs_grad_norm"], 2 * 100, rtol=1e-6)
         assert jax.tree.structure(state.ema_params) == jax.tree.structure(params["ours"])
         assert metrics["loss"] == 4.0
+
+
+def test_a_player_that_begins_later_begins_as_if_it_were_the_first_step():
+    own = OptimizerConfig(peak_lr=0.01, warmup_steps=2, weight_decay=0.3)
+    params = {"theirs": {"weight": jnp.ones((2, 2))}}
+    late = make_optimizer(OptimizerConfig(), 13, {"theirs": Player(own, start=3)})
+    prompt = make_optimizer(OptimizerConfig(), 10, {"theirs": Player(own)})
+    gradients = [jax.tree.map(lambda p, s=s: s * jnp.ones_like(p), params) for s in (1.0, -2.0)]
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = late.init(params)
+    for _ in range(3):
+        updates, state = late.update(zeros, state, params)
+        np.testing.assert_array_equal(updates["theirs"]["weight"], 0)
+    other = prompt.init(params)
+    for gradient in gradients:
+        updates, state = late.update(gradient, state, params)
+        expected, other = prompt.update(gradient, other, params)
+        np.testing.assert_allclose(updates["theirs"]["weight"], expected["theirs"]["weight"])
+    assert np.all(np.asarray(updates["theirs"]["weight"]) != 0)
+
+
+@pytest.mark.parametrize("broken", ["theirs_grad_norm", "skipped"])
+def test_training_stops_where_only_another_player_is_broken(broken, tmp_path):
+    row = {"loss": 1.0, "grad_norm": 1.0, "theirs_grad_norm": 2.0, "skipped": 0.0}
+    row[broken] = math.inf if broken == "theirs_grad_norm" else 1.0
+    with MetricWriter(tmp_path) as writer:
+        log = _Log(writer, TrainConfig(), lambda step: 1e-3, 0, "test")
+        log.add(1, {name: jnp.float32(name != "skipped") for name in row})
+        log.flush()
+        log.add(2, {name: jnp.float32(value) for name, value in row.items()})
+        with pytest.raises(UserError, match="stopped at step 2"):
+            log.flush()
+        log._bar.close()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from igpt_jax.errors import UserError
 from igpt_jax.typing import Array, Float, Int
 
+MIN_LENGTH = 1e-6  # of a latent that has a direction to turn from
 NORM_EPSILON = 1e-12  # torch.nn.functional.normalize's, which the published codebooks saw
 
 GradientName: TypeAlias = Literal["straight_through", "rotation"]
@@ -58,7 +59,8 @@ def rotated(latents: Float[Array, "*n d"], quantized: Float[Array, "*n d"]) -> F
     """Return `quantized` as a rotation and scaling of `latents` that is constant for gradients.
 
     The gradient that reaches the latents is turned by the angle between code and latent, so that
-    the latents of one code no longer all get the same (Fifty et al. 2024, section 4.2).
+    the latents of one code no longer all get the same (Fifty et al. 2024, section 4.2). At a zero
+    latent it is straight-through.
     """
     fixed, target = jax.lax.stop_gradient(latents), jax.lax.stop_gradient(quantized)
     start, end = l2_normalized(fixed), l2_normalized(target)
@@ -71,7 +73,9 @@ def rotated(latents: Float[Array, "*n d"], quantized: Float[Array, "*n d"]) -> F
         return jnp.sum(latents * axis, axis=-1, keepdims=True)
 
     # Two reflections without the matrix: through `middle`, then `start` onto `end`.
-    return scale * (latents - 2 * along(middle) * middle + 2 * along(start) * end)
+    turned = scale * (latents - 2 * along(middle) * middle + 2 * along(start) * end)
+    has_direction = jnp.linalg.norm(fixed, axis=-1, keepdims=True) > MIN_LENGTH
+    return jnp.where(has_direction, turned, straight_through(latents, quantized))
 
 
 def pass_gradient(

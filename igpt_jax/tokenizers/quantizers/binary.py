@@ -29,19 +29,20 @@ class BinaryQuantizerConfig:
         num_bits: dimensions; 2 ** num_bits codes.
         spherical: BSQ, latents and codes of length one (Zhao et al. 2024, section 4.1), instead of
             LFQ, codes of +-1 (Yu et al. 2024, section 3.1).
-        temperature: of the soft assignments that the entropy loss looks at.
+        temperature: of the soft assignments that the entropy loss looks at; `None` is 1 for LFQ
+            and 0.1 for BSQ, whose latents have length one.
     """
 
     num_bits: int = 10
     spherical: bool = False
-    temperature: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_bits <= 30:
             raise UserError(
                 f"num_bits: expected 1 to 30, as tokens are int32, got {self.num_bits}; try 10"
             )
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise UserError(f"temperature: expected more than 0, got {self.temperature}; try 1.0")
 
     @property
@@ -53,6 +54,11 @@ class BinaryQuantizerConfig:
     def code_dim(self) -> int:
         """Dimensions of a code."""
         return self.num_bits
+
+    @property
+    def entropy_temperature(self) -> float:
+        """The temperature, or its default."""
+        return self.temperature or (0.1 if self.spherical else 1.0)
 
     @property
     def unit(self) -> float:
@@ -102,5 +108,5 @@ class BinaryQuantizer(nn.Module):
             part = latents[..., start : start + GROUP_BITS]
             corners = np.asarray(list(itertools.product((-1.0, 1.0), repeat=part.shape[-1])))
             codes = jnp.asarray(corners * self.config.unit, jnp.float32)
-            total += entropy_loss(code_affinity(part, codes, self.config.temperature))
+            total += entropy_loss(code_affinity(part, codes, self.config.entropy_temperature))
         return total

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.errors import UserError
-from igpt_jax.tokenizers.quantizers.base import Quantized, straight_through
+from igpt_jax.tokenizers.quantizers.base import Quantized, pass_gradient
 from igpt_jax.tokenizers.quantizers.moving_average import (
     MovingAverageQuantizer,
     MovingAverageQuantizerConfig,
@@ -36,7 +36,7 @@ class ResidualQuantizerConfig:
         if self.num_levels < 1 or self.codebook.l2_normalize:
             raise UserError(
                 "expected num_levels >= 1 and a codebook without l2_normalize, got "
-                f"{self.num_levels} and l2_normalize={self.codebook.l2_normalize}"
+                f"{self.num_levels} and l2_normalize={self.codebook.l2_normalize}; change them"
             )
 
     @property
@@ -76,11 +76,12 @@ class ResidualQuantizer(nn.Module):
         means = {name: jnp.stack([part[name] for part in losses]).mean() for name in losses[0]}
         if "running" in means:
             means["running"] *= self.config.num_levels
-        return Quantized(straight_through(latents, total), jnp.stack(tokens, axis=-1), means)
+        total = pass_gradient(latents, total, self.config.codebook.gradient)
+        return Quantized(total, jnp.stack(tokens, axis=-1), means)
 
     def lookup(self, tokens: Int[Array, "*n k"]) -> Float[Array, "*n d"]:
         """Return the sums of codes of tokens; the first k levels alone give a coarser result."""
-        used = zip(self.levels, jnp.moveaxis(tokens, -1, 0), strict=False)
+        used = zip(self.levels[: tokens.shape[-1]], jnp.moveaxis(tokens, -1, 0), strict=True)
         return jnp.sum(jnp.stack([level.lookup(ids) for level, ids in used]), axis=0)
 
     def _level(self) -> VectorQuantizer | MovingAverageQuantizer:
