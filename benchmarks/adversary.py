@@ -42,7 +42,7 @@ def continued(start: Path, loss: str | None, steps: int) -> RunConfig:
     adversary = AdversaryConfig(
         PatchDiscriminatorConfig(base_channels=32, num_layers=2),
         loss=loss or "hinge",
-        weight=2.0,  # more than VQGAN's 0.8: there is no LPIPS beside it
+        weight=0.5,
         start_step=START,
         lead_steps=LEAD,
     )
@@ -51,7 +51,7 @@ def continued(start: Path, loss: str | None, steps: int) -> RunConfig:
         tokenizer_start=str(start),
         adversary=None if loss is None else adversary,
         discriminator_optimizer=OptimizerConfig(
-            peak_lr=2e-4, warmup_steps=0, end_lr_ratio=1.0, beta1=0.5, beta2=0.9, weight_decay=0.0
+            peak_lr=4e-4, warmup_steps=0, end_lr_ratio=1.0, beta1=0.5, beta2=0.9, weight_decay=0.0
         ),
         tokenizer_training=dataclasses.replace(
             base.tokenizer_training,
