@@ -62,6 +62,7 @@ def final_arrays(workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_both_players_learn_and_only_one_is_averaged(undisturbed):
     arrays = final_arrays(undisturbed)
     assert any("['params']['discriminator']['network']" in name for name in arrays)
@@ -74,6 +75,7 @@ def test_both_players_learn_and_only_one_is_averaged(undisturbed):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_a_run_that_goes_on_ends_with_the_same_bits(undisturbed, config_file, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
