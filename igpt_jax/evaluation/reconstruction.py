@@ -20,7 +20,7 @@ from igpt_jax.typing import Array, Float, Int, Params, UInt8
 def evaluate_tokenizer(
     tokenizer: ImageTokenizer,
     params: Params,
-    batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
+    batches: Iterable[UInt8[np.ndarray, "_ _ _ 3"]],  # of several sizes, so without names
     *,
     num_levels: int = 1,
     lpips: Params | None = None,
