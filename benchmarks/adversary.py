@@ -16,10 +16,7 @@ import numpy as np
 from tokenizers import BATCH_SIZE, config
 
 from igpt_jax.config import RunConfig
-from igpt_jax.data.pipeline import make_dataset, on_image
-from igpt_jax.data.sources import open_source
-from igpt_jax.data.transforms import transform
-from igpt_jax.evaluate import evaluate
+from igpt_jax.evaluate import evaluate, pictures
 from igpt_jax.evaluation.spectrum import high_frequency_energy, radial_power_spectrum
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.model import decode_tokens, encode_images, load_tokenizer
@@ -65,19 +62,6 @@ def continued(start: Path, loss: str | None, steps: int) -> RunConfig:
     )
 
 
-def pictures(run_config: RunConfig, count: int) -> np.ndarray:
-    """The first validation pictures, in an order that mixes classes."""
-    batches = make_dataset(
-        open_source(run_config.data, "validation"),
-        transform=on_image(lambda image, rng: transform(run_config.transform, image, rng)),
-        global_batch_size=count,
-        seed=0,
-        shuffle=True,
-        num_epochs=1,
-    )
-    return next(iter(batches))["image"]
-
-
 def main() -> None:
     """Runs, prints the tables, saves the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -94,7 +78,7 @@ def main() -> None:
             run(continued(args.start, loss, args.steps), directory)
     base = continued(args.start, None, args.steps)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    originals = pictures(base, 1_000)
+    originals = next(pictures(base, "validation", 1_000, 1_000))
     wanted, spectra = high_frequency_energy(originals), {}
     rows, captions = [originals[:NUM_SHOWN]], ["original"]
     print("| tokenizer | PSNR dB | SSIM | high-frequency energy, share of the originals' |")

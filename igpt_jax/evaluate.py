@@ -72,12 +72,12 @@ def evaluate(
     measured = evaluate_tokenizer(
         tokenizer,
         params,
-        _pictures(config, split, num_images, batch_size),
+        pictures(config, split, num_images, batch_size),
         num_levels=levels,
         **networks,
     )
     out = out or directory / "evaluation"
-    shown = next(_pictures(config, split, NUM_SHOWN, NUM_SHOWN))
+    shown = next(pictures(config, split, NUM_SHOWN, NUM_SHOWN))
     decoded = decode_tokens(tokenizer, params, encode_images(tokenizer, params, jnp.asarray(shown)))
     pairs = np.concatenate([shown, np.asarray(decoded)])
     save_png(out / "reconstructions.png", image_grid(pairs, columns=len(shown)), {"split": split})
@@ -85,7 +85,7 @@ def evaluate(
     return {"split": split, **measured, "picture": str(out / "reconstructions.png")}
 
 
-def _pictures(
+def pictures(
     config: RunConfig, split: Split, num_images: int | None, batch_size: int
 ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
     """Batches of a split's pictures, prepared without randomness; the last one may be short."""

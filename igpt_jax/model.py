@@ -45,8 +45,7 @@ def encode_images(
     tokenizer: ImageTokenizer, params: Params, images: UInt8[Array, "b h w 3"]
 ) -> Int[Array, "b l"]:
     """Pixels 0 to 255 to tokens."""
-    pixels = images.astype(jnp.float32) / 127.5 - 1
-    return base.encode(tokenizer, params, pixels).astype(jnp.int32)
+    return base.encode(tokenizer, params, base.to_pixels(images)).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -54,8 +53,7 @@ def decode_tokens(
     tokenizer: ImageTokenizer, params: Params, tokens: Int[Array, "b l"]
 ) -> UInt8[Array, "b h w 3"]:
     """Tokens to pixels 0 to 255."""
-    pixels = base.decode(tokenizer, params, tokens)
-    return jnp.round(jnp.clip(127.5 * (pixels + 1), 0, 255)).astype(jnp.uint8)
+    return base.to_bytes(base.decode(tokenizer, params, tokens))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -137,9 +137,9 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
             "transform: its random parts do not reach a GPT over a palette, whose tokens are "
             "written once; encoding.views has mirrored and ten_crop"
         )
-    perceptual_distance(config.tokenizer_loss, "float32")  # missing weights are found here
+    distance = perceptual_distance(config)  # missing weights are found before the claim
     _claim(config, workdir)
-    return _Run(config, workdir, mesh, sources)
+    return _Run(config, workdir, mesh, sources, distance)
 
 
 def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
@@ -190,6 +190,7 @@ class _Run:
     workdir: Path
     mesh: Mesh
     sources: dict[Split, Source]
+    distance: jax.tree_util.Partial
 
     def tokenizer(self) -> tuple[Palette | Autoencoder, Params]:
         """Trains the tokenizer and loads it."""
@@ -209,7 +210,7 @@ class _Run:
         elif last is None or last < config.tokenizer_training.num_steps:
             batch_size = config.tokenizer_training.global_batch_size
             train(
-                tokenizer_task(config, tokenizer, directory),
+                tokenizer_task(config, tokenizer, directory, self.distance),
                 config.tokenizer_training,
                 train_data=self._images("train", batch_size),
                 validation_data=self._images("validation", batch_size),

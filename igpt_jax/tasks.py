@@ -34,10 +34,10 @@ from igpt_jax.tokenizers.adversary import (
     init_players,
 )
 from igpt_jax.tokenizers.autoencoder import Autoencoder
+from igpt_jax.tokenizers.base import to_pixels
 from igpt_jax.tokenizers.codebook import start_codebook
 from igpt_jax.tokenizers.discriminators import build_discriminator
 from igpt_jax.tokenizers.losses import (
-    AutoencoderLossConfig,
     Distance,
     autoencoder_loss,
     summarize,
@@ -54,18 +54,19 @@ START_SIZE = 32  # pictures at once
 MAX_START_PARTS = 256
 
 
-def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -> Task:
+def tokenizer_task(
+    config: RunConfig, tokenizer: Autoencoder, directory: Path, distance: Partial
+) -> Task:
     """Reconstruction of pictures, with or without a discriminator to please."""
     trained = Autoencoder(tokenizer.config, dtype=resolve_dtype(config.tokenizer_dtype))
     weights, adversary = config.tokenizer_loss, config.adversary
-    distance = perceptual_distance(weights, trained.dtype)
 
     def init(key: PRNGKey) -> Params:
         return tokenizer.init(key, tokenizer_input(tokenizer))["params"]
 
     def reconstruct(distance: Distance, params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         return autoencoder_loss(
-            trained, params, _pixels(batch), weights, key=key, distance=distance
+            trained, params, to_pixels(batch["image"]), weights, key=key, distance=distance
         )
 
     def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
@@ -94,7 +95,7 @@ def tokenizer_task(config: RunConfig, tokenizer: Autoencoder, directory: Path) -
 
     def play(phase: Phase, distance: Distance, params: Params, batch: Batch, key: PRNGKey) -> tuple:
         return adversarial_loss(
-            trained, discriminator, params, _pixels(batch), weights, adversary,
+            trained, discriminator, params, to_pixels(batch["image"]), weights, adversary,
             phase=phase, key=key, distance=distance,
         )  # fmt: skip
 
@@ -135,15 +136,16 @@ def _first_latents(
     return jnp.concatenate(found)
 
 
-def _pixels(batch: Batch) -> Array:
-    return batch["image"].astype(jnp.float32) / 127.5 - 1
+def perceptual_distance(config: RunConfig) -> Partial:
+    """The perceptual distance that a run's loss asks for, with its weights.
 
-
-def perceptual_distance(config: AutoencoderLossConfig, dtype: Any) -> Partial:
-    """The perceptual distance that a loss asks for, with its weights."""
-    if config.lpips_path is None or not config.perceptual_weight:
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    loss, dtype = config.tokenizer_loss, resolve_dtype(config.tokenizer_dtype)
+    if loss.lpips_path is None or not loss.perceptual_weight:
         return Partial(laplacian_pyramid_loss)
-    params = load_lpips(config.lpips_path, config.lpips_linear_path)
+    params = load_lpips(loss.lpips_path, loss.lpips_linear_path)
 
     def distance(params: Params, images: Array, others: Array) -> Array:
         return cast(Array, LPIPS(dtype=dtype).apply({"params": params}, images, others))

@@ -11,7 +11,7 @@ import numpy as np
 from igpt_jax.evaluation.frechet import FeatureStatistics, frechet_distance
 from igpt_jax.evaluation.inception import inception_features
 from igpt_jax.similarity import WINDOW_SIZE, psnr, ssim
-from igpt_jax.tokenizers.base import ImageTokenizer, decode, encode
+from igpt_jax.tokenizers.base import ImageTokenizer, decode, encode, to_bytes, to_pixels
 from igpt_jax.tokenizers.codebook import codebook_usage, perplexity, token_counts
 from igpt_jax.tokenizers.perceptual import LPIPS
 from igpt_jax.typing import Array, Float, Int, Params, UInt8
@@ -80,16 +80,16 @@ def _measure(
     lpips: Params | None,
     images: UInt8[Array, "b h w 3"] | UInt8[np.ndarray, "b h w 3"],
 ) -> tuple[dict[str, Float[Array, " b"]], Int[Array, "b l"], UInt8[Array, "b h w 3"]]:
-    pixels = jnp.asarray(images, jnp.float32) / 127.5 - 1
+    pixels = to_pixels(images)
     tokens = encode(tokenizer, params, pixels)
-    steps = jnp.round(jnp.clip(127.5 * (decode(tokenizer, params, tokens) + 1), 0, 255))
-    decoded = steps / 127.5 - 1
+    shown = to_bytes(decode(tokenizer, params, tokens))
+    decoded = to_pixels(shown)
     measured = {"psnr": psnr(pixels, decoded)}
     if tokenizer.image_size >= WINDOW_SIZE:
         measured["ssim"] = ssim(pixels, decoded)
     if lpips is not None:
         measured["lpips"] = cast(Array, LPIPS().apply({"params": lpips}, pixels, decoded))
-    return measured, tokens, steps.astype(jnp.uint8)
+    return measured, tokens, shown
 
 
 _features = jax.jit(inception_features)

@@ -176,7 +176,8 @@ def adversarial_loss(
 
     # The chain rule by hand: a loss whose gradient at the reconstruction is the sum of both pulls.
     total_pull = jax.lax.stop_gradient(own_pull + weight * pull_back)
-    total = jnp.sum(output.reconstruction * total_pull) + weighted_sum(output.losses, config)
+    quantizer_terms = weighted_sum(output.losses, config)
+    total = jnp.sum(output.reconstruction * total_pull) + quantizer_terms
     play = partial(_discriminator_terms, discriminator, params, images, fixed, adversary)
     if phase.discriminator_learns:
         against, against_metrics = play()
@@ -184,7 +185,7 @@ def adversarial_loss(
         shapes = jax.eval_shape(play)
         against, against_metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     total = total + against
-    loss = own + weighted_sum(output.losses, config)
+    loss = own + quantizer_terms
     metrics = (
         term_metrics(terms | output.losses)
         | describe(model, images, output)

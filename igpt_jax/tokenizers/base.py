@@ -5,9 +5,10 @@ import json
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.typing import Array, Float, Int, Params
+from igpt_jax.typing import Array, Float, Int, Params, UInt8
 
 
 @runtime_checkable
@@ -58,6 +59,16 @@ def decode(
 ) -> Float[Array, "b *t h w 3"]:
     """Return the images of tokens: a pure function, to be jitted by the caller."""
     return tokenizer.apply({"params": params}, tokens, method="decode")
+
+
+def to_pixels(images: UInt8[Array, "*n"] | UInt8[np.ndarray, "*n"]) -> Float[Array, "*n"]:
+    """Return pixels in [-1, 1] of bytes, in a compiled program; `to_bytes` inverts it."""
+    return jnp.asarray(images, jnp.float32) / 127.5 - 1
+
+
+def to_bytes(pixels: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
+    """Return the nearest bytes of pixels, clipped to [-1, 1]."""
+    return jnp.round(jnp.clip(127.5 * (pixels + 1), 0, 255)).astype(jnp.uint8)
 
 
 def tokenizer_hash(config_json: str, params: Params) -> str:
