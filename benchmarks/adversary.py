@@ -19,8 +19,9 @@ from igpt_jax.config import RunConfig
 from igpt_jax.evaluate import evaluate, pictures
 from igpt_jax.evaluation.spectrum import high_frequency_energy, radial_power_spectrum
 from igpt_jax.grid import image_grid, save_png
-from igpt_jax.model import decode_tokens, encode_images, load_tokenizer
+from igpt_jax.model import decode_tokens, encode_images
 from igpt_jax.run import run
+from igpt_jax.stored import load_tokenizer
 from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.discriminators import PatchDiscriminatorConfig
 from igpt_jax.training.metrics import read_metrics
@@ -84,7 +85,7 @@ def main() -> None:
     print("| tokenizer | PSNR dB | SSIM | high-frequency energy, share of the originals' |")
     print("|---|---|---|---|")
     for name, directory in directories.items():
-        tokenizer, params = load_tokenizer(base, directory, device)
+        tokenizer, params = load_tokenizer(base.tokenizer, directory, device)
         decoded = np.asarray(
             decode_tokens(tokenizer, params, encode_images(tokenizer, params, originals))
         )

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.model import gpt_inputs
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.presets import llamagen
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
+from igpt_jax.stored import generator_inputs
 
 BATCH_SIZE = 8
 
 
 def abstract(gpt):
-    shapes = jax.eval_shape(gpt.init, jax.random.key(0), *gpt_inputs(gpt))["params"]
+    shapes = jax.eval_shape(gpt.init, jax.random.key(0), *generator_inputs(gpt))["params"]
     return nn.unbox(shapes)
 
 

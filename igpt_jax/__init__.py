@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Any
 from igpt_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from igpt_jax import interop
     from igpt_jax.config import RunConfig
-    from igpt_jax.model import Model, load
+    from igpt_jax.model import Model
+    from igpt_jax.stored import load
 
 __version__ = "0.1.0"
-__all__ = ["Model", "RunConfig", "UserError", "__version__", "load"]
+__all__ = ["Model", "RunConfig", "UserError", "__version__", "interop", "load"]
 
-_HOMES = {"Model": "igpt_jax.model", "load": "igpt_jax.model", "RunConfig": "igpt_jax.config"}
+_HOMES = {"Model": "igpt_jax.model", "load": "igpt_jax.stored", "RunConfig": "igpt_jax.config"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: `import igpt_jax` alone stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'igpt_jax' has no attribute {name!r}")
     import importlib
 
+    if name == "interop":
+        return importlib.import_module("igpt_jax.interop")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'igpt_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

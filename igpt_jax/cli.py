@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sample": (sample, "draw pictures of a trained model"),
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
         "evaluate": (evaluate, "measure how well a tokenizer gives pictures back"),
+        "import": (import_, "bring a published model into a directory that the others take"),
+        "export": (export, "write a model as safetensors with a card, for the Hub"),
     }
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -163,23 +165,35 @@ def _one_line(text: str) -> str:
 def sample(argv: list[str]) -> dict[str, Any]:
     """Draws pictures: a grid (--out FILE.png), files (--out DIR) or arrays (--out FILE.npz)."""
     parser = _Parser(prog="sample.py", description=sample.__doc__, allow_abbrev=False)
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
+    parser.add_argument("directory", metavar="DIR", help="a run, an imported model or ORG/NAME")
     parser.add_argument("--labels", type=_integers, help="classes, e.g. 1,2 or 0-100")
-    parser.add_argument("--image", type=Path, help="a picture whose lower part is drawn anew")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of --image that is kept")
+    parser.add_argument("--text", help="what the pictures show, of a text-conditional model")
+    parser.add_argument("--image", type=Path, help="a picture of which a part is drawn anew")
+    parser.add_argument("--mask", type=Path, help="a picture, white where --image is drawn anew")
+    parser.add_argument(
+        "--keep", type=float, help="share of --image that is kept, from the top; default 0.5"
+    )
     parser.add_argument("--num-images", type=int, help="how many; of each label, if there are any")
+    parser.add_argument("--image-size", type=int, help="pixels a side, if not the model's")
     parser.add_argument("--cfg-scale", type=float, help="guidance, 1 = off")
     parser.add_argument("--temperature", type=float, help="0 = most probable token")
     parser.add_argument("--top-k", type=int, help="tokens to draw from, 0 = all")
     parser.add_argument("--top-p", type=float, help="mass to draw from, 1 = all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="default: DIR/sample.png")
+    parser.add_argument("--out", type=Path, help="default: DIR/sample.png, or ./sample.png")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)
-    from igpt_jax.model import load
-    from igpt_jax.sampling.output import check_output, complete_settings, read_image, write_images
+    from igpt_jax.sampling.output import (
+        check_output,
+        complete_settings,
+        read_image,
+        read_mask,
+        write_images,
+    )
+    from igpt_jax.stored import load
 
-    out = args.out or args.directory / "sample.png"
+    here = Path(args.directory) if Path(args.directory).is_dir() else Path()
+    out = args.out or here / "sample.png"
     check_output(out)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed: expected 0 <= seed < 2^32, got {args.seed}")
@@ -189,22 +203,101 @@ def sample(argv: list[str]) -> dict[str, Any]:
     repeats = args.num_images or 1
     labels = None if args.labels is None else [n for n in args.labels for _ in range(repeats)]
     count = repeats if labels is None else len(labels)
-    images = None
+    images = mask = None
     if args.image is not None:
-        image = read_image(args.image, model.config.tokenizer.image_size)
+        image = read_image(args.image, model.tokenizer.image_size)
         images = image[None].repeat(count, axis=0)
+    if args.mask is not None:
+        if args.image is None or args.keep is not None:
+            raise UserError("--mask: expected --image and no --keep; a mask says what is kept")
+        mask = read_mask(args.mask, model.tokenizer.image_size)
+    keep = 0.5 if args.keep is None else args.keep
     given = {
         name: getattr(args, name)
         for name in ("temperature", "cfg_scale", "top_k", "top_p")
         if getattr(args, name) is not None
     }
     drawn = model.sample(
-        labels, num_images=count, seed=args.seed, images=images, keep=args.keep, **given
+        labels,
+        text=args.text,
+        num_images=count,
+        seed=args.seed,
+        images=images,
+        keep=keep,
+        mask=mask,
+        image_size=args.image_size,
+        **given,
     )
     settings = dataclasses.asdict(dataclasses.replace(model.config.sampling, **given))
-    settings |= {"seed": args.seed, "keep": args.keep if images is not None else None}
-    write_images(out, drawn, complete_settings(settings, labels, count))
-    return {"out": str(out), "num_images": len(drawn)}
+    settings |= {"seed": args.seed, "text": args.text}
+    settings |= {"keep": keep if images is not None and mask is None else None}
+    names = model.config.class_names
+    write_images(out, drawn, complete_settings(settings, labels, count, names))
+    result: dict[str, Any] = {"out": str(out), "num_images": len(drawn)}
+    if names and labels:
+        result["classes"] = "; ".join(f"{n} {names[n]}" for n in dict.fromkeys(labels))
+    return result
+
+
+def import_(argv: list[str]) -> dict[str, Any]:
+    """Brings one part of a published model into a directory: a tokenizer, GPT or text encoder.
+
+    Import the parts of a model one after the other into the same directory.
+    """
+    parser = _Parser(prog="igpt import", description=import_.__doc__, allow_abbrev=False)
+    parser.add_argument("source", help="a file or folder, ORG/NAME or hub:ORG/NAME/FILE")
+    parser.add_argument("--kind", required=True, help="its layout; a wrong one lists them all")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the directory")
+    parser.add_argument("--entry", help="mapping to take from a PyTorch file, e.g. ema")
+    parser.add_argument("--text-tokenizer", help="tokenizer.json, if not beside the text encoder")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="what shapes cannot tell, e.g. num_heads=24, image_size=384, grid_shape=[24,24]",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = parser.parse_args(argv)
+    from igpt_jax.interop.importing import import_part
+
+    return import_part(
+        args.source,
+        args.kind,
+        args.to,
+        entry=args.entry,
+        text_tokenizer=args.text_tokenizer,
+        **dict(args.set),
+    )
+
+
+def export(argv: list[str]) -> dict[str, Any]:
+    """Writes a model as safetensors, config and model card, with a picture and its numbers."""
+    parser = _Parser(prog="igpt export", description=export.__doc__, allow_abbrev=False)
+    parser.add_argument("source", metavar="DIR", help="a run or an imported model")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR2", help="a new directory")
+    parser.add_argument(
+        "--layout",
+        choices=("igpt_jax", "transformers"),
+        default="igpt_jax",
+        help="transformers: as its ImageGPT, of models of that shape",
+    )
+    parser.add_argument("--dtype", choices=("same", "float32", "bfloat16"), default="same")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload it to the Hugging Face Hub")
+    parser.add_argument("--seed", type=int, default=0, help="of the picture")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = parser.parse_args(argv)
+    from igpt_jax.interop.exporting import export as export_model
+
+    return export_model(
+        args.source,
+        args.to,
+        layout=args.layout,
+        dtype=args.dtype,
+        push=args.push,
+        seed=args.seed,
+    )
 
 
 def evaluate(argv: list[str]) -> dict[str, Any]:
@@ -225,6 +318,16 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from igpt_jax.evaluate import evaluate as evaluate_run
 
     return evaluate_run(args.pop("directory"), **args)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Reads NAME=VALUE; the value is JSON, or text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    with contextlib.suppress(ValueError):
+        value = json.loads(value)
+    return name, tuple(value) if isinstance(value, list) else value
 
 
 def _integers(text: str) -> list[int]:

@@ -3,12 +3,9 @@
 import dataclasses
 import difflib
 import importlib.util
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.encode import EncodingConfig
@@ -16,12 +13,13 @@ from igpt_jax.data.sources import DataConfig
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.dtypes import DTypeName
 from igpt_jax.errors import UserError
+from igpt_jax.model_config import GridTokenizerConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.sampling.sampler import SamplingConfig
 from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.losses import AutoencoderLossConfig
-from igpt_jax.tokenizers.palette import PaletteConfig
+from igpt_jax.tokenizers.maskgit_vq import MaskGITVQConfig
 from igpt_jax.tokenizers.perceptual import MIN_LPIPS_SIZE
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
@@ -90,7 +88,7 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=CardsConfig)
     transform: TransformConfig = field(default_factory=TransformConfig)
-    tokenizer: PaletteConfig | AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    tokenizer: GridTokenizerConfig = field(default_factory=AutoencoderConfig)
     tokenizer_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     adversary: AdversaryConfig | None = None
     discriminator_optimizer: OptimizerConfig = field(default_factory=discriminator_defaults)
@@ -142,6 +140,11 @@ class RunConfig:
             raise UserError(
                 "adversary: expected none, as no tokenizer is trained (a palette, or one taken by "
                 "tokenizer_path); set adversary to None"
+            )
+        if isinstance(tokenizer, MaskGITVQConfig) and self.tokenizer_path is None:
+            raise UserError(
+                "tokenizer: expected tokenizer_path, as MaskGIT-VQ is not trained here; import it "
+                "(igpt import) and name its directory"
             )
         if not isinstance(tokenizer, AutoencoderConfig):
             if self.tokenizer_start is not None:
@@ -214,96 +217,3 @@ def load_config_file(path: str | Path) -> RunConfig:
     if not isinstance(config, RunConfig):
         raise UserError(f"config {path}: expected a RunConfig, got {type(config).__name__}")
     return config
-
-
-def to_dict(config: Any) -> Any:
-    """A config as JSON values; members of unions carry their class name as `kind`."""
-    if dataclasses.is_dataclass(config):
-        fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"kind": type(config).__name__, **fields}
-    if isinstance(config, tuple):
-        return [to_dict(item) for item in config]
-    return config
-
-
-def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
-    """The config that `to_dict` wrote.
-
-    Raises:
-        UserError: a key that the config does not have, or a value of another type.
-    """
-    return _build(kind, values, kind.__name__)
-
-
-def _build(annotation: Any, value: Any, where: str) -> Any:
-    """Turns a JSON value to what the annotation says."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is typing.Annotated:
-        return _build(args[0], value, where)
-    if origin in (typing.Union, types.UnionType):
-        return _build_union(args, value, where)
-    if dataclasses.is_dataclass(annotation):
-        return _build_dataclass(annotation, value, where)
-    if origin is Literal:
-        if value not in args:
-            raise UserError(f"{where}: expected one of {', '.join(map(str, args))}, got {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list, got {value!r}")
-        kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is ... else args
-        if len(kinds) != len(value):
-            raise UserError(f"{where}: expected {len(kinds)} values, got {len(value)}")
-        return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))  # noqa: B905
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if annotation is not Any and (
-        not isinstance(value, annotation) or (annotation is int and isinstance(value, bool))
-    ):
-        raise UserError(f"{where}: expected {annotation.__name__}, got {value!r}")
-    return value
-
-
-def _build_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in args:
-        return None
-    kinds = {arg.__name__: arg for arg in args if dataclasses.is_dataclass(arg)}
-    if isinstance(value, Mapping) and kinds:
-        kind = value.get("kind")
-        if kind not in kinds:
-            raise UserError(f"{where}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
-        return _build_dataclass(kinds[kind], value, where)
-    plain = [arg for arg in args if arg is not type(None) and not dataclasses.is_dataclass(arg)]
-    if len(plain) != 1:
-        raise UserError(f"{where}: expected {' or '.join(kinds) or 'null'}, got {value!r}")
-    return _build(plain[0], value, where)
-
-
-def _build_dataclass(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
-    hints = get_type_hints(kind, include_extras=True)
-    for field_ in dataclasses.fields(kind):
-        no_default = field_.default is field_.default_factory is dataclasses.MISSING
-        if no_default and field_.name not in value:
-            raise UserError(f"{where}.{field_.name}: expected a value, found none")
-    names = {f.name for f in dataclasses.fields(kind)}
-    for key in value:
-        if key != "kind" and key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{where}.{key}: {kind.__name__} has no such key{hint}")
-    return kind(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in value.items() if k in names})
-
-
-def first_difference(left: Mapping[str, Any], right: Mapping[str, Any], where: str = "") -> str:
-    """The first key, dotted, at which two config dictionaries differ; '' when they are equal."""
-    for key in {**left, **right}:
-        a, b = left.get(key), right.get(key)
-        name = f"{where}.{key}" if where else key
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            if inner := first_difference(a, b, name):
-                return inner
-        elif a != b:
-            return name
-    return ""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.config import RunConfig, from_dict
+from igpt_jax.config import RunConfig
 from igpt_jax.data.examples import Split
 from igpt_jax.data.pipeline import make_dataset, on_image
 from igpt_jax.data.sources import open_source
@@ -20,7 +20,9 @@ from igpt_jax.evaluation.inception import load_inception
 from igpt_jax.evaluation.reconstruction import evaluate_tokenizer
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import write_json
-from igpt_jax.model import TOKENIZER_CHECKPOINTS, decode_tokens, encode_images, load_tokenizer
+from igpt_jax.model import decode_tokens, encode_images
+from igpt_jax.serialization import from_dict
+from igpt_jax.stored import TOKENIZER_CHECKPOINTS, load_tokenizer
 from igpt_jax.tokenizers.autoencoder import Autoencoder
 from igpt_jax.tokenizers.perceptual import load_lpips
 from igpt_jax.training.checkpoint import load_metadata
@@ -67,7 +69,7 @@ def evaluate(
         "inception": None if inception is None else load_inception(inception),
     }
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    tokenizer, params = load_tokenizer(config, directory, device)
+    tokenizer, params = load_tokenizer(config.tokenizer, directory, device)
     levels = tokenizer.config.num_levels if isinstance(tokenizer, Autoencoder) else 1
     measured = evaluate_tokenizer(
         tokenizer,

@@ -38,8 +38,18 @@ def image_grid(
         x, y = GAP + i % columns * cell[1], GAP + i // columns * cell[0]
         canvas.paste(Image.fromarray(image), (x, y))
         if captions:
-            draw.text((x + width / 2, y + height), captions[i], "black", font=font, anchor="ma")
+            caption = _shortened(captions[i], width, font)
+            draw.text((x + width / 2, y + height), caption, "black", font=font, anchor="ma")
     return np.asarray(canvas)
+
+
+def _shortened(text: str, width: int, font: Any) -> str:
+    """As much of a text as fits."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
 
 
 def save_png(

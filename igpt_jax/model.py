@@ -1,43 +1,30 @@
-"""A trained model behind five calls: load, sample, encode, decode, log_likelihood."""
+"""A trained model behind four calls: sample, encode, decode, log_likelihood."""
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from igpt_jax.config import RunConfig, from_dict, to_dict
 from igpt_jax.errors import UserError
 from igpt_jax.losses import token_nll
+from igpt_jax.model_config import Generator, ModelConfig, Tokenizer, num_tokens
+from igpt_jax.models.conditioning import Condition, TextFeatures
 from igpt_jax.models.gpt import GPT
+from igpt_jax.models.var import VAR
+from igpt_jax.resize import bicubic
+from igpt_jax.sampling.known import known_tokens
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
+from igpt_jax.sampling.scales import generate_scales
+from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.tokenizers import base
-from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
-from igpt_jax.tokenizers.base import ImageTokenizer, tokenizer_hash
-from igpt_jax.tokenizers.palette import Palette, PaletteConfig
-from igpt_jax.training.checkpoint import load_metadata, load_params
-from igpt_jax.typing import Array, Float, Int, Params, UInt8
-
-TOKENIZER_CHECKPOINTS = Path("tokenizer/checkpoints")
-GPT_CHECKPOINTS = Path("gpt/checkpoints")
-
-
-def build_tokenizer(config: PaletteConfig | AutoencoderConfig) -> Palette | Autoencoder:
-    """The tokenizer's module."""
-    match config:
-        case PaletteConfig():
-            return Palette(config)
-        case AutoencoderConfig():
-            return Autoencoder(config)
+from igpt_jax.tokenizers.base import ImageTokenizer
+from igpt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 
 @partial(jax.jit, static_argnums=0)
@@ -48,47 +35,59 @@ def encode_images(
     return base.encode(tokenizer, params, base.to_pixels(images)).astype(jnp.int32)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 3))
 def decode_tokens(
-    tokenizer: ImageTokenizer, params: Params, tokens: Int[Array, "b l"]
+    tokenizer: ImageTokenizer,
+    params: Params,
+    tokens: Int[Array, "b l"],
+    image_size: int | None = None,
 ) -> UInt8[Array, "b h w 3"]:
-    """Tokens to pixels 0 to 255."""
-    return base.to_bytes(base.decode(tokenizer, params, tokens))
+    """Tokens to pixels 0 to 255, resized to another size if it is given.
+
+    Resizing is bicubic and comes before rounding, as LlamaGen shows 384-pixel models at 256.
+    """
+    pixels = base.decode(tokenizer, params, tokens)
+    if image_size is not None and image_size != tokenizer.image_size:
+        pixels = bicubic(pixels, (image_size, image_size))
+    return base.to_bytes(pixels)
 
 
 @partial(jax.jit, static_argnums=0)
 def sequence_log_likelihood(
-    gpt: GPT, params: Params, tokens: Int[Array, "b l"], labels: Int[Array, " b"] | None
+    gpt: Generator, params: Params, tokens: Int[Array, "b l"], inputs: Array, condition: Condition
 ) -> Float[Array, " b"]:
-    """Log-likelihood of each picture's tokens in nats."""
-    logits: Any = gpt.apply({"params": params}, tokens[:, :-1], labels)
+    """Log-likelihood of each picture's tokens in nats; `inputs` are what the model sees of them."""
+    logits: Any = gpt.apply({"params": params}, inputs, condition)
     return -token_nll(logits, tokens).sum(axis=-1)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A tokenizer and a GPT with their parameters.
+    """A tokenizer and a GPT with their parameters, and a text encoder if the GPT is asked by text.
 
     Attributes:
-        config: the config that they were trained with.
+        config: what the parts are.
         tokenizer: module; images to tokens and back.
         tokenizer_params: its parameters.
-        gpt: module.
+        gpt: module; None for a tokenizer alone.
         params: its parameters.
+        text_encoder: texts to features; None where there is none.
         batch_size: pictures handled at once; larger requests go in parts of one compiled size.
     """
 
-    config: RunConfig
-    tokenizer: Palette | Autoencoder
+    config: ModelConfig
+    tokenizer: Tokenizer
     tokenizer_params: Params
-    gpt: GPT
-    params: Params
+    gpt: Generator | None = None
+    params: Params = dataclasses.field(default_factory=dict)
+    text_encoder: TextEncoder | None = None
     batch_size: int = 64
 
     def sample(
         self,
         labels: ArrayLike | None = None,
         *,
+        text: str | Sequence[str] | None = None,
         num_images: int | None = None,
         seed: int = 0,
         temperature: float | None = None,
@@ -97,6 +96,8 @@ class Model:
         top_p: float | None = None,
         images: ArrayLike | None = None,
         keep: float = 0.5,
+        mask: ArrayLike | None = None,
+        image_size: int | None = None,
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Draws pictures.
 
@@ -106,15 +107,19 @@ class Model:
         Args:
             labels: class of each picture, or one for all; None draws of the null condition or of
                 a model without classes.
-            num_images: how many, where neither labels nor images say it; 1 by default.
+            text: what each picture shows, or one text for all, of a text-conditional model.
+            num_images: how many, where nothing else says it; 1 by default.
             seed: of everything random.
             temperature: 0 takes the most probable token; this and the next three default to the
                 config's `sampling`.
             cfg_scale: classifier-free guidance; 1 = off.
             top_k: tokens to keep; 0 = all.
             top_p: mass to keep; 1 = all.
-            images: uint8 [b h w 3], pictures to complete: their upper part is kept, as tokens.
-            keep: share of the rows of tokens that is kept of `images`.
+            images: uint8 [b h w 3], pictures to complete.
+            keep: share of the rows of tokens, from the top, that is kept of `images`.
+            mask: bool [h w] or [b h w], true where `images` are drawn anew, instead of `keep`. A
+                token is drawn anew if any of its pixels is; the others are kept exactly.
+            image_size: pixels a side of the result, if not the model's; bicubic.
 
         Returns:
             uint8 pictures.
@@ -125,32 +130,65 @@ class Model:
         given = {"temperature": temperature, "cfg_scale": cfg_scale, "top_k": top_k, "top_p": top_p}
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         sampling = dataclasses.replace(self.config.sampling, **changes)
-        prompt = None if images is None else self._upper_tokens(images, keep)
-        count = self._count(labels, num_images, prompt)
-        ids = self._labels(labels, count)
-        return self.decode(self.sample_tokens(ids, count, sampling, seed, prompt))
+        count = self._count(labels, text, num_images, images)
+        condition = self._condition(labels, text, count)
+        tokens = None if images is None else self.encode(images)
+        known = None
+        if tokens is not None:
+            grid_shape, size = self.tokenizer.grid_shape, self.tokenizer.image_size
+            known = tokens, known_tokens(grid_shape, size, len(tokens), mask, keep)
+        elif mask is not None:
+            raise UserError("mask: expected images whose part is drawn anew, got none; pass images")
+        drawn = self.sample_tokens(condition, count, sampling, seed, known)
+        return self.decode(drawn, image_size=image_size)
 
     def sample_tokens(
         self,
-        labels: Int[Array, " b"] | None,
+        condition: Condition,
         count: int,
         sampling: SamplingConfig,
         seed: int = 0,
-        prompt: Int[Array, "b s"] | None = None,
+        known: tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]] | None = None,
     ) -> Int[np.ndarray, "b l"]:
-        """Draws the tokens of `count` pictures, of checked labels; `prompt` comes first."""
+        """Draws the tokens of `count` pictures, of a checked condition.
+
+        Args:
+            condition: classes, features of texts or None.
+            count: how many.
+            sampling: how to draw.
+            seed: of everything random.
+            known: tokens, and which of them are kept.
+        """
         if sampling.cfg_scale != 1 and not self._is_guidable:
             raise UserError(
                 f"cfg_scale: expected 1, got {sampling.cfg_scale}; the model was trained without "
-                "classes or without condition dropout"
+                "a condition or without condition dropout"
             )
         size = min(self.batch_size, count)
-        rows = sampling.rows(size)
+        rows, gpt, keys = sampling.rows(size), self._generator, image_keys(seed, np.arange(count))
+        if isinstance(gpt, VAR):
+            if known is not None:
+                raise UserError("images: expected none, as VAR cannot complete pictures")
+            tokenizer: Any = self.tokenizer
 
-        def draw(keys: Array, labels: Array | None, prompt: Array | None) -> Array:
-            return generate(self.gpt, self.params, keys, labels, rows, prompt)
+            def draw_scales(keys: Array, labels: Array) -> Array:
+                return generate_scales(
+                    gpt, self.params, tokenizer, self.tokenizer_params, keys, labels, rows
+                )
 
-        return _in_parts(draw, size, image_keys(seed, np.arange(count)), labels, prompt)
+            return _in_parts(draw_scales, size, keys, condition)
+        # Leading tokens that all rows keep are read at once.
+        start = 0 if known is None else _leading(known[1])
+        prompt = None if known is None else jnp.asarray(known[0][:, :start])
+        if known is not None and known[1][:, start:].any():
+            scattered = jax.tree.map(jnp.asarray, known)
+        else:
+            scattered = None
+
+        def draw(keys: Array, condition: Condition, prompt: Any, known: Any) -> Array:
+            return generate(gpt, self.params, keys, condition, rows, prompt, known)
+
+        return _in_parts(draw, size, keys, condition, prompt, scattered)
 
     def encode(self, images: ArrayLike) -> Int[np.ndarray, "b l"]:
         """Tokens of pictures, uint8 [b h w 3], in raster order; int32."""
@@ -159,44 +197,77 @@ class Model:
         encode = partial(encode_images, self.tokenizer, self.tokenizer_params)
         return _in_parts(encode, size, jnp.asarray(images))
 
-    def decode(self, tokens: ArrayLike) -> UInt8[np.ndarray, "b h w 3"]:
-        """Pictures of tokens, whole numbers [b l]."""
+    def decode(
+        self, tokens: ArrayLike, *, image_size: int | None = None
+    ) -> UInt8[np.ndarray, "b h w 3"]:
+        """Pictures of tokens, whole numbers [b l]; bicubic of another size if it is given."""
         tokens = np.asarray(tokens)
-        length, vocab_size = self.gpt.config.seq_len, self.gpt.config.vocab_size
+        length, vocab_size = num_tokens(self.tokenizer.config), self.tokenizer.vocab_size
+        if image_size is not None and image_size < 1:
+            raise UserError(f"image_size: expected at least 1 pixel, got {image_size}")
         if tokens.ndim != 2 or tokens.shape[1] != length or len(tokens) == 0:
             raise UserError(f"tokens: expected the shape (b, {length}), got {tokens.shape}")
+        if not np.issubdtype(tokens.dtype, np.integer):
+            raise UserError(f"tokens: expected whole numbers, got {tokens.dtype}")
         if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise UserError(
                 f"tokens: expected ids 0 to {vocab_size - 1}, got {tokens.min()} to {tokens.max()}"
             )
         size = min(self.batch_size, len(tokens))
-        decode = partial(decode_tokens, self.tokenizer, self.tokenizer_params)
+
+        def decode(tokens: Array) -> Array:
+            return decode_tokens(self.tokenizer, self.tokenizer_params, tokens, image_size)
+
         return _in_parts(decode, size, jnp.asarray(tokens, jnp.int32))
 
     def log_likelihood(
         self,
         images: ArrayLike,
         labels: ArrayLike | None = None,
+        *,
+        text: str | Sequence[str] | None = None,
     ) -> Float[np.ndarray, " b"]:
-        """Log-likelihood in nats of the pictures' tokens, given their classes, float32.
+        """Log-likelihood in nats of the pictures' tokens, given their classes or texts, float32.
 
-        Without labels, a model with classes is asked about its null condition.
+        Without either, a conditional model is asked about its null condition.
         """
-        tokens = jnp.asarray(self.encode(images))
-        ids = self._labels(labels, len(tokens))
-        judge = partial(sequence_log_likelihood, self.gpt, self.params)
-        return _in_parts(judge, min(self.batch_size, len(tokens)), tokens, ids)
+        gpt, tokens = self._generator, jnp.asarray(self.encode(images))
+        condition = self._condition(labels, text, len(tokens))
+
+        def judge(tokens: Array, condition: Condition) -> Array:
+            inputs: Any = tokens[:, :-1]
+            if isinstance(gpt, VAR):
+                inputs = self.tokenizer.apply(
+                    {"params": self.tokenizer_params}, tokens, method="next_inputs"
+                )
+            return sequence_log_likelihood(gpt, self.params, tokens, inputs, condition)
+
+        return _in_parts(judge, min(self.batch_size, len(tokens)), tokens, condition)
+
+    @property
+    def _generator(self) -> Generator:
+        if self.gpt is None:
+            raise UserError(
+                "expected a model that draws, got a tokenizer alone; import the GPT of its tokens "
+                "into the same directory (igpt import)"
+            )
+        return self.gpt
+
+    @property
+    def _text_len(self) -> int:
+        return self.gpt.config.text_len if isinstance(self.gpt, GPT) else 0
 
     @property
     def _is_guidable(self) -> bool:
-        config = self.gpt.config
-        return config.num_classes > 0 and config.cond_drop_prob > 0
+        config = self._generator.config
+        return (config.num_classes > 0 or self._text_len > 0) and config.cond_drop_prob > 0
 
-    def _count(self, labels: Any, num_images: int | None, prompt: Array | None) -> int:
+    def _count(self, labels: Any, text: Any, num_images: int | None, images: Any) -> int:
         """How many pictures are asked for; refuses requests that contradict themselves."""
         counts = {
             "labels": None if labels is None or np.ndim(labels) == 0 else len(labels),
-            "images": None if prompt is None else len(prompt),
+            "text": None if text is None or isinstance(text, str) else len(text),
+            "images": None if images is None else len(np.asarray(images)),
             "num_images": num_images,
         }
         said = {name: count for name, count in counts.items() if count is not None}
@@ -207,8 +278,29 @@ class Model:
             raise UserError(f"num_images: expected at least 1, got {count}")
         return count
 
+    def _condition(self, labels: Any, text: Any, count: int) -> Condition:
+        """The condition in the form that the model takes it."""
+        if not self._text_len:
+            if text is not None:
+                raise UserError("text: expected none, for the model is not asked by text")
+            return self._labels(labels, count)
+        if labels is not None:
+            raise UserError("labels: expected none, for the model is asked by text; pass text")
+        if self.text_encoder is None:
+            raise UserError(
+                "text: expected a text encoder in the model's directory, found none; import it "
+                "there: igpt import SOURCE --kind t5-encoder --to DIR"
+            )
+        texts = [text or ""] * count if text is None or isinstance(text, str) else list(text)
+        wrong = next((given for given in texts if not isinstance(given, str)), None)
+        if wrong is not None:
+            raise UserError(f"text: expected texts, got {wrong!r}")
+        features = self.text_encoder(texts, self._text_len)
+        is_null = jnp.full(count, text is None)
+        return TextFeatures(features.features, features.mask, is_null)
+
     def _labels(self, labels: Any, count: int) -> Int[Array, " b"] | None:
-        num_classes = self.gpt.config.num_classes
+        num_classes = self._generator.config.num_classes
         if num_classes == 0:
             if labels is not None:
                 raise UserError("labels: expected none, for the model has no classes")
@@ -230,7 +322,7 @@ class Model:
         return jnp.asarray(ids, jnp.int32)
 
     def _checked(self, images: ArrayLike) -> UInt8[np.ndarray, "b h w 3"]:
-        images, size = np.asarray(images), self.config.tokenizer.image_size
+        images, size = np.asarray(images), self.tokenizer.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) == 0:
             raise UserError(
                 f"images: expected uint8 of shape (b, {size}, {size}, 3), got {images.dtype} of "
@@ -238,86 +330,25 @@ class Model:
             )
         return images
 
-    def _upper_tokens(self, images: ArrayLike, keep: float) -> Int[Array, "b s"]:
-        rows, columns = self.gpt.config.grid_shape
-        if not 0 <= keep < 1:
-            raise UserError(f"keep: expected a share in [0, 1), got {keep}")
-        kept = min(round(keep * rows), rows - 1) * columns
-        return jnp.asarray(self.encode(images)[:, :kept])
+
+def _leading(is_known: Bool[np.ndarray, "b l"]) -> int:
+    """How many first tokens every row keeps; never all, for the sampler draws at least one."""
+    dropped = np.flatnonzero(~is_known.all(axis=0))
+    return int(dropped[0]) if len(dropped) else is_known.shape[1] - 1
 
 
-def _in_parts(function: Callable[..., Array], size: int, *arrays: Array | None) -> np.ndarray:
+def _in_parts(function: Callable[..., Array], size: int, *arrays: Any) -> np.ndarray:
     """Applies a function to parts of `size` rows, the last one padded, so that it compiles once."""
-    count = next(len(array) for array in arrays if array is not None)
+    count = len(jax.tree.leaves(arrays)[0])
 
     def parts() -> Iterator[np.ndarray]:
         for start in range(0, count, size):
             rows = np.minimum(np.arange(start, start + size), count - 1)
-            out = function(*(None if array is None else array[rows] for array in arrays))
-            yield np.asarray(out)[: count - start]
+            part = jax.tree.map(partial(_take, rows), arrays)
+            yield np.asarray(function(*part))[: count - start]
 
     return np.concatenate(list(parts()))
 
 
-def abstract_params(module: nn.Module, *inputs: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes of a module's parameters and where they will lie; nothing is computed."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        nn.unbox(shapes),
-    )
-
-
-def gpt_inputs(gpt: GPT) -> tuple[Array, Array | None]:
-    """Inputs that shape a GPT's parameters."""
-    config = gpt.config
-    labels = jnp.zeros((1,), jnp.int32) if config.num_classes else None
-    return jnp.zeros((1, config.seq_len - 1), jnp.int32), labels
-
-
-def tokenizer_input(tokenizer: Palette | Autoencoder) -> Float[Array, "1 h w 3"]:
-    """An input that shapes a tokenizer's parameters."""
-    return jnp.zeros((1, tokenizer.image_size, tokenizer.image_size, 3))
-
-
-def load_tokenizer(
-    config: RunConfig, directory: Path, sharding: jax.sharding.Sharding
-) -> tuple[Palette | Autoencoder, Params]:
-    """The trained tokenizer of a run."""
-    tokenizer = build_tokenizer(config.tokenizer)
-    shapes = abstract_params(tokenizer, tokenizer_input(tokenizer), sharding=sharding)
-    return tokenizer, load_params(directory / TOKENIZER_CHECKPOINTS, shapes)
-
-
-def check_tokenizer(metadata: Mapping[str, Any], found: str) -> None:
-    """Refuses a GPT that was trained on the tokens of another tokenizer."""
-    expected = metadata.get("tokenizer_hash")
-    if expected != found:
-        raise UserError(
-            f"gpt: expected the tokenizer {str(expected)[:12]} that it was trained with, got "
-            f"{found[:12]}; put that tokenizer back, or delete the folders tokens and gpt"
-        )
-
-
-def load(source: str | os.PathLike[str]) -> Model:
-    """Loads a run's directory: its newest checkpoint, with averaged parameters.
-
-    Raises:
-        UserError: no run is there, or its checkpoint is damaged; says what to do.
-    """
-    directory = Path(source)
-    if not directory.is_dir():
-        raise UserError(
-            f"{directory}: expected the directory of a run, found none; train one first: python "
-            "train.py configs/demo.py --workdir runs/demo"
-        )
-    metadata = load_metadata(directory / GPT_CHECKPOINTS)
-    config = from_dict(RunConfig, metadata["config"])
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    tokenizer, tokenizer_params = load_tokenizer(config, directory, device)
-    gpt = GPT(config.gpt)
-    shapes = abstract_params(gpt, *gpt_inputs(gpt), sharding=device)
-    params = load_params(directory / GPT_CHECKPOINTS, shapes)
-    found = tokenizer_hash(json.dumps(to_dict(config.tokenizer)), tokenizer_params)
-    check_tokenizer(metadata, found)
-    return Model(config, tokenizer, tokenizer_params, gpt, params)
+def _take(rows: Int[np.ndarray, " n"], array: Any) -> Any:
+    return array[rows]

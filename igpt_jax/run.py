@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.config import RunConfig, first_difference, from_dict, to_dict
+from igpt_jax.config import RunConfig
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.encode import TokenSource, encode_dataset, make_views
 from igpt_jax.data.examples import Source, Split
@@ -29,19 +29,19 @@ from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.model import (
-    GPT_CHECKPOINTS,
-    TOKENIZER_CHECKPOINTS,
-    Model,
-    build_tokenizer,
-    check_tokenizer,
-    decode_tokens,
-    encode_images,
-    load,
-    load_tokenizer,
-)
+from igpt_jax.model import Model, decode_tokens, encode_images
+from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
 from igpt_jax.sampling.output import complete_settings
+from igpt_jax.serialization import first_difference, from_dict, to_dict
+from igpt_jax.stored import (
+    GPT_CHECKPOINTS,
+    TOKENIZER_CHECKPOINTS,
+    check_tokenizer,
+    load,
+    load_tokenizer,
+    read_tokenizer_config,
+)
 from igpt_jax.tasks import gpt_task, perceptual_distance, tokenizer_task
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from igpt_jax.tokenizers.base import tokenizer_hash
@@ -145,14 +145,13 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
 def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
     """The config with the tokenizer of `tokenizer_path`, or of the copy that a run has made."""
     if config.tokenizer_start is not None:
-        latest = expand_path(config.tokenizer_start) / TOKENIZER_CHECKPOINTS
-        load_metadata(latest)  # or a run finds only after compiling that nothing is there
+        # Or a run finds only after compiling that nothing is there.
+        read_tokenizer_config(expand_path(config.tokenizer_start))
     if config.tokenizer_path is None:
         return config
     has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
     source = workdir if has_copy else expand_path(config.tokenizer_path)
-    trained = load_metadata(source / TOKENIZER_CHECKPOINTS)["config"]
-    return dataclasses.replace(config, tokenizer=from_dict(RunConfig, trained).tokenizer)
+    return dataclasses.replace(config, tokenizer=read_tokenizer_config(source))
 
 
 def _claim(config: RunConfig, workdir: Path) -> None:
@@ -192,7 +191,7 @@ class _Run:
     sources: dict[Split, Source]
     distance: jax.tree_util.Partial
 
-    def tokenizer(self) -> tuple[Palette | Autoencoder, Params]:
+    def tokenizer(self) -> tuple[Tokenizer, Params]:
         """Trains the tokenizer and loads it."""
         config, directory = self.config, self.workdir / "tokenizer"
         tokenizer = build_tokenizer(config.tokenizer)
@@ -201,13 +200,17 @@ class _Run:
         if config.tokenizer_path is not None:
             if last is None:
                 whole = replicated(self.mesh)
-                _, params = load_tokenizer(config, expand_path(config.tokenizer_path), whole)
+                _, params = load_tokenizer(
+                    config.tokenizer, expand_path(config.tokenizer_path), whole
+                )
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
         elif isinstance(tokenizer, Palette):
             if last is None:
                 params = self._palette(tokenizer.config)
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
-        elif last is None or last < config.tokenizer_training.num_steps:
+        elif isinstance(tokenizer, Autoencoder) and (
+            last is None or last < config.tokenizer_training.num_steps
+        ):
             batch_size = config.tokenizer_training.global_batch_size
             train(
                 tokenizer_task(config, tokenizer, directory, self.distance),
@@ -220,7 +223,7 @@ class _Run:
                 metadata=metadata,
                 wandb_project=config.wandb_project,
             )
-        return load_tokenizer(config, self.workdir, replicated(self.mesh))
+        return load_tokenizer(config.tokenizer, self.workdir, replicated(self.mesh))
 
     def tokenizer_losses(self) -> dict[str, Any]:
         """The last validation metrics of the tokenizer's training; none of a palette's."""
@@ -237,7 +240,7 @@ class _Run:
         batch = next(iter(self._images("train", NUM_PALETTE_IMAGES)))["image"]
         return fit_palette(batch, config.num_colors, jax.random.key(self.config.seed))
 
-    def tokens(self, tokenizer: Palette | Autoencoder, params: Params) -> dict[Split, TokenSource]:
+    def tokens(self, tokenizer: Tokenizer, params: Params) -> dict[Split, TokenSource]:
         """Encodes both splits and opens them."""
         config = self.config
         encode = partial(encode_images, tokenizer, params)
@@ -282,7 +285,7 @@ class _Run:
 
     def gpt(
         self,
-        tokenizer: Palette | Autoencoder,
+        tokenizer: Tokenizer,
         params: Params,
         sources: dict[Split, TokenSource],
     ) -> None:
@@ -296,7 +299,8 @@ class _Run:
                 return
         entropy = float(marginal_entropy(jnp.asarray(sources["train"].marginal())))
         logger.info("entropy of the tokens' marginal distribution: %.4f nats", entropy)
-        model = Model(config, tokenizer, params, GPT(config.gpt), {})
+        parts = ModelConfig(config.tokenizer, config.gpt, sampling=config.sampling)
+        model = Model(parts, tokenizer, params, GPT(config.gpt))
         train(
             gpt_task(model, directory),
             config.gpt_training,
@@ -323,12 +327,15 @@ class _Run:
             done = read_json(path, "delete it")
             if done.get("of") == json.loads(json.dumps(fingerprint)):
                 return done["result"]
+        model = load(self.workdir)
         model = dataclasses.replace(
-            load(self.workdir), config=config, batch_size=config.samples.batch_size
+            model,
+            config=dataclasses.replace(model.config, sampling=config.sampling),
+            batch_size=config.samples.batch_size,
         )
         result = {"workdir": str(self.workdir), **self._losses()}
         class_names = self.sources["validation"].class_names
-        result |= draw_samples(model, self.workdir / "samples.png", class_names)
+        result |= draw_samples(model, config, self.workdir / "samples.png", class_names)
         write_json(path, {"of": fingerprint, "result": result})
         return result
 
@@ -371,9 +378,11 @@ class _Run:
         )
 
 
-def draw_samples(model: Model, path: Path, class_names: Sequence[str]) -> dict[str, Any]:
+def draw_samples(
+    model: Model, config: RunConfig, path: Path, class_names: Sequence[str]
+) -> dict[str, Any]:
     """Draws pictures of every class, writes their grid, reads them back where they are cards."""
-    config, num_classes = model.config, model.gpt.config.num_classes
+    num_classes = config.gpt.num_classes
     labels, captions = None, None
     if num_classes:
         labels = list(range(num_classes)) * config.samples.num_per_class

@@ -18,14 +18,9 @@ from igpt_jax.data.paths import expand_path
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.losses import bits_per_dim, token_nll
-from igpt_jax.model import (
-    Model,
-    decode_tokens,
-    encode_images,
-    gpt_inputs,
-    load_tokenizer,
-    tokenizer_input,
-)
+from igpt_jax.model import Model, decode_tokens, encode_images
+from igpt_jax.models.gpt import GPT
+from igpt_jax.stored import generator_inputs, load_tokenizer, tokenizer_input
 from igpt_jax.tokenizers.adversary import (
     AUTOENCODER,
     DISCRIMINATOR,
@@ -79,7 +74,7 @@ def tokenizer_task(
     def prepare(params: Params, batches: Iterator[dict[str, np.ndarray]], key: PRNGKey) -> Params:
         if config.tokenizer_start is not None:
             device = SingleDeviceSharding(jax.local_devices()[0])
-            return load_tokenizer(config, expand_path(config.tokenizer_start), device)[1]
+            return load_tokenizer(tokenizer.config, expand_path(config.tokenizer_start), device)[1]
         if "quantizer" not in params:
             return params
         latents = _first_latents(tokenizer, params, batches)
@@ -156,10 +151,11 @@ def perceptual_distance(config: RunConfig) -> Partial:
 def gpt_task(model: Model, directory: Path) -> Task:
     """Next-token prediction."""
     gpt = model.gpt
+    assert isinstance(gpt, GPT)
     config = gpt.config
 
     def init(key: PRNGKey) -> Params:
-        return gpt.init(key, *gpt_inputs(gpt))["params"]
+        return gpt.init(key, *generator_inputs(gpt))["params"]
 
     def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         labels = batch["label"] if config.num_classes else None
@@ -174,7 +170,7 @@ def gpt_task(model: Model, directory: Path) -> Task:
             {"params": params}, tokens[:, :-1], labels, deterministic=key is None, rngs=rngs
         )
         nats = token_nll(logits, tokens).mean()
-        bits = bits_per_dim(nats, config.seq_len, model.config.tokenizer.image_size)
+        bits = bits_per_dim(nats, config.seq_len, model.tokenizer.image_size)
         return nats, {"bits_per_dim": bits}
 
     def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from igpt_jax.cli import main
-from igpt_jax.config import RunConfig, from_dict, to_dict
+from igpt_jax.config import RunConfig
 from igpt_jax.data.encode import TokenSource
 from igpt_jax.errors import UserError
-from igpt_jax.model import load
+from igpt_jax.serialization import from_dict, to_dict
+from igpt_jax.stored import load
 from igpt_jax.testing import tiny_config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -156,7 +157,7 @@ def test_config_json(change, words):
     ("arguments", "words"),
     [
         ([], "DIR"),
-        (["nowhere"], "expected the directory of a run, found none"),
+        (["nowhere"], "expected the directory of a run or ORG/NAME"),
         (["{empty}"], "expected a checkpoint, found none"),
         (["{run}", "--labels", "101"], "0 to 100"),
         (["{run}", "--labels", "1,,2"], "expected whole numbers"),

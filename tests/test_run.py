@@ -15,13 +15,16 @@ from PIL import Image
 
 import igpt_jax
 from igpt_jax.cli import main
-from igpt_jax.config import RunConfig, from_dict, load_config_file, to_dict
+from igpt_jax.config import RunConfig, load_config_file
 from igpt_jax.data.cards import CardSource
 from igpt_jax.data.sources import ArrayConfig
 from igpt_jax.errors import UserError
-from igpt_jax.model import build_tokenizer, gpt_inputs, tokenizer_input
-from igpt_jax.models.gpt import GPT, init_kv_cache
+from igpt_jax.model_config import build_tokenizer
+from igpt_jax.models.attention import init_kv_cache
+from igpt_jax.models.gpt import GPT
 from igpt_jax.run import run
+from igpt_jax.serialization import from_dict, to_dict
+from igpt_jax.stored import generator_inputs, tokenizer_input
 from igpt_jax.testing import tiny_config
 from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.discriminators import PatchDiscriminatorConfig
@@ -29,6 +32,7 @@ from igpt_jax.tokenizers.palette import PaletteConfig
 from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
 
 REPOSITORY = Path(__file__).parent.parent
+CARD = np.zeros((1, 32, 32, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +122,39 @@ def test_completion_keeps_the_upper_tokens(model, cards):
     drawn = model.sample(labels, images=images, keep=0.5, seed=1)
     assert drawn.shape == images.shape
     whole = model.encode(images)
-    ids, half = jnp.asarray(labels, jnp.int32), jnp.asarray(whole[:, :8])
-    tokens = model.sample_tokens(ids, 6, model.config.sampling, 1, half)
+    ids, upper = jnp.asarray(labels, jnp.int32), np.tile(np.arange(16) < 8, (6, 1))
+    tokens = model.sample_tokens(ids, 6, model.config.sampling, 1, (whole, upper))
     np.testing.assert_array_equal(tokens[:, :8], whole[:, :8])
     assert (tokens[:, 8:] != whole[:, 8:]).any()
     np.testing.assert_array_equal(model.decode(tokens), drawn)
+
+
+@pytest.mark.parametrize("part", ["left", "right", "centre", "scattered", "all", "none"])
+def test_a_mask_keeps_every_token_outside_of_it(part, model, cards):
+    images, labels = cards
+    mask = np.zeros((32, 32), bool)
+    areas = {"left": np.s_[:, :16], "right": np.s_[:, 16:], "centre": np.s_[8:24, 8:24],
+             "scattered": np.s_[::9, ::9], "all": np.s_[:], "none": np.s_[:0]}  # fmt: skip
+    mask[areas[part]] = True
+    drawn = model.sample(labels, images=images, mask=mask, seed=1)
+    whole = model.encode(images)
+    is_new = mask.reshape(4, 8, 4, 8).any(axis=(1, 3)).reshape(-1)
+    known = whole, np.tile(~is_new, (6, 1))
+    tokens = model.sample_tokens(jnp.asarray(labels, jnp.int32), 6, model.config.sampling, 1, known)
+    np.testing.assert_array_equal(tokens[:, ~is_new], whole[:, ~is_new])
+    assert (tokens[:, is_new] != whole[:, is_new]).any() == is_new.any()
+    np.testing.assert_array_equal(model.decode(tokens), drawn)
+
+
+def test_masks_of_single_pictures_and_pictures_of_another_size(model, cards):
+    images, labels = cards
+    masks = np.zeros((6, 32, 32), bool)
+    masks[0], masks[1, :, 16:] = True, True
+    size = model.sample(labels, images=images, mask=masks, image_size=24)
+    assert size.shape == (6, 24, 24, 3)
+    drawn = model.sample(labels, images=images, mask=masks)
+    np.testing.assert_array_equal(drawn[2:], model.decode(model.encode(images))[2:])
+    assert not np.array_equal(drawn[0], model.decode(model.encode(images))[0])
 
 
 @pytest.mark.parametrize(
@@ -136,6 +168,11 @@ def test_completion_keeps_the_upper_tokens(model, cards):
         ({"num_images": 0}, "at least 1"),
         ({"labels": [1], "temperature": -1.0}, "temperature"),
         ({"labels": [1], "top_p": 0.0}, "top_p"),
+        ({"labels": [1], "text": "a card"}, "not asked by text"),
+        ({"labels": [1], "mask": np.ones((32, 32), bool)}, "pass images"),
+        ({"images": CARD, "mask": np.ones((16, 16), bool)}, "mask: expected the shape"),
+        ({"images": CARD, "mask": np.full((32, 32), 0.5)}, "true and false"),
+        ({"labels": [1], "image_size": 0}, "image_size"),
         ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, "32, 32, 3"),
         ({"images": np.zeros((1, 32, 32, 3), np.float32)}, "uint8"),
         ({"images": np.zeros((1, 32, 32, 3), np.uint8), "keep": 1.0}, "keep"),
@@ -267,7 +304,7 @@ def test_every_config_builds_and_traces_one_step(path, monkeypatch):
     gpt, tokenizer = GPT(config.gpt), build_tokenizer(config.tokenizer)
     key = jax.random.key(0)
     jax.eval_shape(lambda: tokenizer.init(key, tokenizer_input(tokenizer)))
-    logits = jax.eval_shape(lambda: gpt.init_with_output(key, *gpt_inputs(gpt))[0])
+    logits = jax.eval_shape(lambda: gpt.init_with_output(key, *generator_inputs(gpt))[0])
     assert logits.shape == (1, config.gpt.seq_len, config.tokenizer.vocab_size)
 
 

@@ -12,11 +12,17 @@ import jax.numpy as jnp
 from igpt_jax.dtypes import DTypeName, resolve_dtype
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import CausalSelfAttention, KVCache, Rotation
-from igpt_jax.models.conditioning import ClassEmbedder, StartEmbedder
-from igpt_jax.models.layers import FeedForward, RMSNorm, kernel_init
+from igpt_jax.models.conditioning import (
+    ClassEmbedder,
+    Condition,
+    StartEmbedder,
+    TextEmbedder,
+    TextFeatures,
+)
+from igpt_jax.models.layers import Activation, FeedForward, NormName, build_norm, kernel_init
 from igpt_jax.models.rotary import raster_coordinates, rotation
 from igpt_jax.partitioning import shard_rows
-from igpt_jax.typing import Array, Float, Int
+from igpt_jax.typing import Array, Bool, Float, Int
 
 REMAT_POLICIES = {
     "full": None,  # keep nothing but the block's input
@@ -44,8 +50,12 @@ class GPTConfig:
         positions: rotary over rows and columns, or a learned table.
         num_classes: classes to condition on; 0 for an unconditional model.
         class_factors: radices to split the class id by, see `ClassEmbedder`.
-        cond_drop_prob: share of training rows whose class is replaced by null, for guidance.
-        qk_norm: RMSNorm of queries and keys.
+        text_len: slots of a text's features to condition on; 0 for none.
+        text_dim: channels of those features.
+        cond_drop_prob: share of training rows whose condition is replaced by null, for guidance.
+        norm: of the residual stream, queries and keys.
+        qk_norm: norm of queries and keys.
+        use_bias: biases of the linear layers; the head has none.
         embed_dropout: dropout of the embedded sequence.
         residual_dropout: dropout of what each sublayer adds to the residual stream.
         rope_base: wave length base of the rotary embedding.
@@ -63,12 +73,16 @@ class GPTConfig:
     embed_dim: int = 768
     num_kv_heads: int | None = None
     mlp_dim: int | None = None
-    activation: Literal["swiglu", "sigmoid_gelu"] = "swiglu"
+    activation: Activation = "swiglu"
     positions: Literal["rotary", "learned"] = "rotary"
     num_classes: int = 0
     class_factors: tuple[int, ...] = ()
+    text_len: int = 0
+    text_dim: int = 0
     cond_drop_prob: float = 0.1  # LlamaGen and the guidance paper (section 5)
+    norm: NormName = "rms"
     qk_norm: bool = False
+    use_bias: bool = False
     embed_dropout: float = 0.0
     residual_dropout: float = 0.0
     rope_base: float = 10_000.0
@@ -81,7 +95,7 @@ class GPTConfig:
         """Refuses shapes that no model has."""
         for name in ("num_layers", "num_heads", "embed_dim", "kv_heads", "hidden_dim"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
-        for name in ("vocab_size", "num_classes"):
+        for name in ("vocab_size", "num_classes", "text_len", "text_dim"):
             _check(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
         for name in ("embed_dropout", "residual_dropout", "cond_drop_prob"):
             _check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
@@ -104,6 +118,17 @@ class GPTConfig:
             not self.class_factors or math.prod(self.class_factors) >= self.num_classes > 0,
             f"class_factors must multiply to at least num_classes {self.num_classes}",
             self.class_factors,
+        )
+
+        _check(
+            (self.text_len > 0) == (self.text_dim > 0),
+            "text_len and text_dim must both be 0 or both be more",
+            (self.text_len, self.text_dim),
+        )
+        _check(
+            not (self.text_len and self.num_classes),
+            "num_classes must be 0 with text_len",
+            self.num_classes,
         )
 
     @property
@@ -133,7 +158,12 @@ class GPTConfig:
     @property
     def prefix_len(self) -> int:
         """Condition slots `p` before the first token."""
-        return max(1, len(self.class_factors))
+        return max(1, len(self.class_factors), self.text_len)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it is asked for a class or by a text."""
+        return self.num_classes > 0 or self.text_len > 0
 
     @property
     def num_slots(self) -> int:
@@ -157,6 +187,7 @@ class Block(nn.Module):
         carry: tuple[Float[Array, "b q d"], KVCache | None],
         layer: Int[Array, ""],
         rotation: Rotation | None,
+        prefix_mask: Bool[Array, "b p"] | None,
         deterministic: bool,
     ) -> tuple[tuple[Float[Array, "b q d"], KVCache | None], None]:
         """One layer; `layer` says which slice of the cache is its own."""
@@ -167,16 +198,20 @@ class Block(nn.Module):
             num_heads=config.num_heads,
             num_kv_heads=config.kv_heads,
             head_dim=config.head_dim,
-            qk_norm=config.qk_norm,
+            qk_norm=config.norm if config.qk_norm else None,
             norm_epsilon=config.norm_epsilon,
+            use_bias=config.use_bias,
             dtype=dtype,
             name="attention",
         )
-        norm = RMSNorm(config.norm_epsilon, name="attention_norm")
-        update, kv_cache = attention(norm(x), rotation, kv_cache, layer)
+        norm = build_norm(config.norm, config.norm_epsilon, "attention_norm")
+        update, kv_cache = attention(norm(x), rotation, kv_cache, layer, prefix_mask)
         x = x + dropout(update)
-        feed_forward = FeedForward(config.hidden_dim, config.activation, dtype, name="mlp")
-        x = x + dropout(feed_forward(RMSNorm(config.norm_epsilon, name="mlp_norm")(x)))
+        feed_forward = FeedForward(
+            config.hidden_dim, config.activation, config.use_bias, dtype, name="mlp"
+        )
+        norm = build_norm(config.norm, config.norm_epsilon, "mlp_norm")
+        x = x + dropout(feed_forward(norm(x)))
         return (shard_rows(x), kv_cache), None
 
 
@@ -199,7 +234,7 @@ class GPT(nn.Module):
                 Block,
                 policy=REMAT_POLICIES[config.remat],
                 prevent_cse=False,  # the scan below already keeps the copies apart
-                static_argnums=(4,),
+                static_argnums=(5,),
             )
         self.token_embedding: Any = self.param(
             "token_embedding",
@@ -207,11 +242,7 @@ class GPT(nn.Module):
             (config.vocab_size, config.embed_dim),
             jnp.float32,
         )
-        self.prefix: Any = (
-            ClassEmbedder(config.num_classes, config.class_factors, config.embed_dim)
-            if config.num_classes
-            else StartEmbedder(config.embed_dim)
-        )
+        self.prefix: Any = build_embedder(config)
         if config.positions == "learned":
             self.position_embedding: Any = self.param(
                 "position_embedding",
@@ -224,11 +255,11 @@ class GPT(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config)
-        self.norm = RMSNorm(config.norm_epsilon)
+        self.norm: Any = build_norm(config.norm, config.norm_epsilon, "norm")
         # Zero, as iGPT and LlamaGen start: the first prediction is uniform.
         self.head: Any = self.param(
             "head",
@@ -240,7 +271,7 @@ class GPT(nn.Module):
     def __call__(
         self,
         tokens: Int[Array, "b s"],
-        labels: Int[Array, " b"] | None = None,
+        condition: Condition = None,
         *,
         coordinates: Int[Array, "#b s 3"] | None = None,
         deterministic: bool = True,
@@ -249,26 +280,26 @@ class GPT(nn.Module):
 
         Args:
             tokens: ids in raster order; all but the last one for training, or fewer.
-            labels: class ids; `config.num_classes` is the null condition. None for models
-                without classes.
+            condition: class ids, of which `config.num_classes` is the null condition; features
+                of texts for models that take texts; None for unconditional models.
             coordinates: (time, row, column) of each given token; None for raster order.
             deterministic: no dropout when true.
 
         Returns:
             float32 logits; `logits[:, i]` predicts `tokens[:, i]`.
         """
-        hidden, _ = self._sequence(tokens, labels, coordinates, None, deterministic)
+        hidden, _ = self._sequence(tokens, condition, coordinates, None, deterministic)
         return self._logits(hidden[:, self.config.prefix_len - 1 :])
 
     def prefill(
         self,
         tokens: Int[Array, "b s"],
-        labels: Int[Array, " b"] | None,
+        condition: Condition,
         kv_cache: KVCache,
         coordinates: Int[Array, "#b s 3"] | None = None,
     ) -> tuple[Float[Array, "b v"], KVCache]:
         """Fills an empty cache with the condition and s >= 0 known tokens; predicts token s."""
-        hidden, filled = self._sequence(tokens, labels, coordinates, kv_cache, True)
+        hidden, filled = self._sequence(tokens, condition, coordinates, kv_cache, True)
         assert filled is not None
         return self._logits(hidden[:, -1]), filled
 
@@ -282,27 +313,22 @@ class GPT(nn.Module):
         if coordinates is None:
             coordinates = self._raster(kv_cache.length - self.config.prefix_len, 1)
         embedded = self._embed(tokens[:, None], coordinates)
-        hidden, filled = self._blocks(embedded, coordinates, kv_cache, True)
+        hidden, filled = self._blocks(embedded, coordinates, kv_cache, kv_cache.prefix_mask, True)
         assert filled is not None
         return self._logits(hidden[:, 0]), filled
 
     def _sequence(
         self,
         tokens: Int[Array, "b s"],
-        labels: Int[Array, " b"] | None,
+        condition: Condition,
         coordinates: Int[Array, "#b s 3"] | None,
         kv_cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "b q d"], KVCache | None]:
         """Runs the condition and the tokens behind it through the blocks."""
         config = self.config
-        if (labels is None) != (config.num_classes == 0):
-            raise UserError(
-                f"the model has {config.num_classes} classes, but labels "
-                f"{'are missing' if labels is None else 'were given'}; "
-                f"pass {'one label a picture' if labels is None else 'labels=None'}"
-            )
-        prefix = self.prefix(tokens.shape[0] if labels is None else labels)
+        check_condition(config, condition)
+        prefix = self.prefix(tokens.shape[0] if condition is None else condition)
         if config.positions == "learned":
             prefix = prefix + self.position_embedding[: config.prefix_len]
         if coordinates is None:
@@ -314,7 +340,10 @@ class GPT(nn.Module):
             coordinates, OUTSIDE, shape=(len(coordinates), config.prefix_len, 3)
         )
         coordinates = jnp.concatenate([outside, coordinates], axis=1)
-        return self._blocks(x, coordinates, kv_cache, deterministic)
+        prefix_mask = condition.mask if isinstance(condition, TextFeatures) else None
+        if kv_cache is not None:
+            kv_cache = dataclasses.replace(kv_cache, prefix_mask=prefix_mask)
+        return self._blocks(x, coordinates, kv_cache, prefix_mask, deterministic)
 
     def _raster(self, start: Int[Array, ""] | int, length: int) -> Int[Array, "1 s 3"]:
         """Coordinates of `length` tokens in raster order, from token `start` on."""
@@ -335,11 +364,12 @@ class GPT(nn.Module):
         x: Float[Array, "b q d"],
         coordinates: Int[Array, "#b q 3"],
         kv_cache: KVCache | None,
+        prefix_mask: Bool[Array, "b p"] | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "b q d"], KVCache | None]:
         layers = jnp.arange(self.config.num_layers)
         rotation = self._rotation(coordinates)
-        (x, kv_cache), _ = self.blocks((x, kv_cache), layers, rotation, deterministic)
+        (x, kv_cache), _ = self.blocks((x, kv_cache), layers, rotation, prefix_mask, deterministic)
         if kv_cache is not None:
             kv_cache = dataclasses.replace(kv_cache, length=kv_cache.length + x.shape[1])
         return x, kv_cache
@@ -361,20 +391,24 @@ class GPT(nn.Module):
         return shard_rows(logits, last_axis="tensor")
 
 
-def init_kv_cache(config: GPTConfig, batch_size: int, num_slots: int | None = None) -> KVCache:
-    """An empty cache of `num_slots`; None for those of a whole picture."""
-    num_slots = config.num_slots if num_slots is None else num_slots
-    shape = (config.num_layers, batch_size, config.kv_heads, num_slots, config.head_dim)
-    dtype = resolve_dtype(config.dtype)
-    return KVCache(
-        keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype), length=jnp.int32(0)
-    )
+def build_embedder(config: GPTConfig) -> ClassEmbedder | TextEmbedder | StartEmbedder:
+    """The module that turns a condition to the prefix."""
+    if config.text_len:
+        return TextEmbedder(config.text_len, config.text_dim, config.embed_dim)
+    if config.num_classes:
+        return ClassEmbedder(config.num_classes, config.class_factors, config.embed_dim)
+    return StartEmbedder(config.embed_dim)
 
 
-def grow_kv_cache(kv_cache: KVCache, num_slots: int) -> KVCache:
-    """The same cache with room for more."""
-    more = num_slots - kv_cache.keys.shape[3]
-    padding = ((0, 0), (0, 0), (0, 0), (0, more), (0, 0))
-    return dataclasses.replace(
-        kv_cache, keys=jnp.pad(kv_cache.keys, padding), values=jnp.pad(kv_cache.values, padding)
-    )
+def check_condition(config: GPTConfig, condition: Condition) -> None:
+    """Refuses a condition of another kind than the model's."""
+    wanted = "features of texts" if config.text_len else "labels" if config.num_classes else "none"
+    match condition:
+        case None:
+            got = "none"
+        case TextFeatures():
+            got = "features of texts"
+        case _:
+            got = "labels"
+    if got != wanted:
+        raise UserError(f"condition: expected {wanted}, as the model was trained with, got {got}")

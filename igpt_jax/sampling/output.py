@@ -10,7 +10,7 @@ from igpt_jax.data.geometry import center_crop
 from igpt_jax.data.images import BrokenImageError, decode_image
 from igpt_jax.errors import UserError
 from igpt_jax.grid import image_grid, save_png
-from igpt_jax.typing import UInt8
+from igpt_jax.typing import Bool, UInt8
 
 
 def read_image(path: Path, image_size: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -27,14 +27,33 @@ def read_image(path: Path, image_size: int) -> UInt8[np.ndarray, "s s 3"]:
         raise UserError(f"{path}: expected a picture: {error.strerror}") from error
 
 
+def read_mask(path: Path, image_size: int) -> Bool[np.ndarray, "s s"]:
+    """Reads a picture, white where something is to be drawn anew, cropped as `read_image` does.
+
+    Raises:
+        UserError: no file, or no picture in it, or nothing in it is white.
+    """
+    mask = read_image(path, image_size).mean(axis=-1) > 127
+    if not mask.any():
+        raise UserError(f"{path}: expected white where the picture is drawn anew, got none")
+    return mask
+
+
 def complete_settings(
-    settings: Mapping[str, Any], labels: Sequence[int] | None, count: int
+    settings: Mapping[str, Any],
+    labels: Sequence[int] | None,
+    count: int,
+    class_names: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """The settings of each picture: the common ones, its index and its label."""
-    return [
-        {**settings, "index": i, "label": None if labels is None else int(labels[i])}
-        for i in range(count)
-    ]
+    """The settings of each picture: the common ones, its index, its label and that one's name."""
+
+    def of_label(i: int) -> dict[str, Any]:
+        if labels is None:
+            return {"label": None}
+        name = {"class_name": class_names[labels[i]]} if class_names else {}
+        return {"label": int(labels[i]), **name}
+
+    return [{**settings, "index": i, **of_label(i)} for i in range(count)]
 
 
 def check_output(path: Path) -> None:
@@ -60,7 +79,9 @@ def write_images(
     match path.suffix.lower():
         case ".png":
             labels = [entry["label"] for entry in settings]
-            captions = None if None in labels else [str(label) for label in labels]
+            captions = None
+            if None not in labels:
+                captions = [f"{e['label']} {e.get('class_name', '')}".strip() for e in settings]
             save_png(path, image_grid(images, captions=captions), {"images": list(settings)})
         case ".npz":
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.errors import UserError
-from igpt_jax.models.gpt import GPT, grow_kv_cache, init_kv_cache
-from igpt_jax.sampling.logits import draw, guide
-from igpt_jax.typing import Array, Float, Int, Key, Leaf, Params
+from igpt_jax.models.attention import grow_kv_cache, init_kv_cache
+from igpt_jax.models.conditioning import Condition, null_condition
+from igpt_jax.models.gpt import GPT
+from igpt_jax.models.rar import RAR
+from igpt_jax.sampling.logits import draw, guide, power_cosine
+from igpt_jax.typing import Array, Bool, Float, Int, Key, Leaf, Params
 
 
 @flax.struct.dataclass
@@ -25,12 +28,15 @@ class SamplingParams:
         cfg_scale: float `[b]`; None switches guidance off statically (no doubled batch).
         top_k: int `[b]`, tokens to keep, 0 for all; None skips the filter statically.
         top_p: float `[b]`, mass to keep, 1 for all; None skips the filter statically.
+        cfg_power: float `[b]`, power of the cosine along which guidance grows from 1 to
+            `cfg_scale`; None guides every token alike.
     """
 
     temperature: Leaf
     cfg_scale: Leaf | None = None
     top_k: Leaf | None = None
     top_p: Leaf | None = None
+    cfg_power: Leaf | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,16 @@ class SamplingConfig:
         cfg_scale: classifier-free guidance; 1 = off.
         top_k: tokens to keep; 0 = all.
         top_p: mass to keep; 1 = all.
+        cfg_schedule: guidance of every token alike, or growing from 1 along a cosine (RAR).
+        cfg_power: above 1 it grows later, of the schedule "power_cosine".
     """
 
     temperature: float = 1.0
     cfg_scale: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    cfg_schedule: Literal["constant", "power_cosine"] = "constant"
+    cfg_power: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuses settings out of their range."""
@@ -59,6 +69,8 @@ class SamplingConfig:
             raise UserError(f"top_k: expected 0 (off) or more, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p: expected a share in (0, 1], got {self.top_p}")
+        if not 0 < self.cfg_power < np.inf:
+            raise UserError(f"cfg_power: expected more than 0, got {self.cfg_power}")
 
     def rows(self, batch_size: int) -> SamplingParams:
         """One value a row; what is off is off statically."""
@@ -66,9 +78,12 @@ class SamplingConfig:
         def repeat(value: float, dtype: type) -> Array:
             return jnp.full((batch_size,), value, dtype)
 
+        is_guided = self.cfg_scale != 1
+        grows = is_guided and self.cfg_schedule == "power_cosine"
         return SamplingParams(
             temperature=repeat(self.temperature, jnp.float32),
-            cfg_scale=None if self.cfg_scale == 1 else repeat(self.cfg_scale, jnp.float32),
+            cfg_scale=repeat(self.cfg_scale, jnp.float32) if is_guided else None,
+            cfg_power=repeat(self.cfg_power, jnp.float32) if grows else None,
             top_k=None if self.top_k == 0 else repeat(self.top_k, jnp.int32),
             top_p=None if self.top_p == 1 else repeat(self.top_p, jnp.float32),
         )
@@ -82,12 +97,13 @@ def image_keys(seed: int, indices: Int[np.ndarray, " b"]) -> Key[Array, " b"]:
 
 @partial(jax.jit, static_argnums=0)
 def generate(
-    model: GPT,
+    model: GPT | RAR,
     params: Params,
     keys: Key[Array, " b"],
-    labels: Int[Array, " b"] | None,
+    condition: Condition,
     sampling: SamplingParams,
     prompt: Int[Array, "b s"] | None = None,
+    known: tuple[Int[Array, "b l"], Bool[Array, "b l"]] | None = None,
 ) -> Int[Array, "b l"]:
     """Draws whole pictures of tokens.
 
@@ -95,9 +111,11 @@ def generate(
         model: the GPT (static).
         params: its parameters.
         keys: one key a picture; row i depends on `keys[i]` alone.
-        labels: class ids, None for an unconditional model.
+        condition: class ids or features of texts, None for an unconditional model.
         sampling: how to draw.
         prompt: the first s tokens in raster order, kept as they are; None draws all.
+        known: tokens, and which of them are kept as they are wherever they lie. A token that is
+            drawn follows those before it in raster order, known or drawn.
 
     Returns:
         Tokens in raster order, the prompt first.
@@ -105,22 +123,30 @@ def generate(
     config, batch_size = model.config, keys.shape[0]
     if prompt is None:
         prompt = jnp.zeros((batch_size, 0), jnp.int32)
-    known, cfg_scale = prompt, None if labels is None else sampling.cfg_scale
-    if labels is not None and cfg_scale is not None:
-        null = jnp.full_like(labels, config.num_classes)
-        labels, known = jnp.concatenate([labels, null]), jnp.tile(prompt, (2, 1))
+    fed_prompt, cfg_scale = prompt, None if condition is None else sampling.cfg_scale
+    if cfg_scale is not None:
+        null = null_condition(condition, config.num_classes)
+        condition = jax.tree.map(lambda *halves: jnp.concatenate(halves), condition, null)
+        fed_prompt = jnp.tile(prompt, (2, 1))
     variables = {"params": params}
 
     def choose(logits: Float[Array, "rows v"], position: Int[Array, ""]) -> Int[Array, " b"]:
         if cfg_scale is not None:
-            logits = guide(logits[:batch_size], logits[batch_size:], cfg_scale)
+            scale = cfg_scale
+            if sampling.cfg_power is not None:
+                scale = power_cosine(cfg_scale, sampling.cfg_power, position, config.seq_len)
+            logits = guide(logits[:batch_size], logits[batch_size:], scale)
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, position)
-        return draw(step_keys, logits, sampling.temperature, sampling.top_k, sampling.top_p)
+        tokens = draw(step_keys, logits, sampling.temperature, sampling.top_k, sampling.top_p)
+        if known is None:
+            return tokens
+        given, is_given = (array[:, position] for array in known)
+        return jnp.where(is_given, given, tokens)
 
     def step(carry: tuple[Array, Any], position: Int[Array, ""]) -> tuple:
         tokens, kv_cache = carry
         fed = tokens if cfg_scale is None else jnp.tile(tokens, 2)
-        logits, kv_cache = model.apply(variables, fed, kv_cache, method=GPT.decode_step)
+        logits, kv_cache = model.apply(variables, fed, kv_cache, method="decode_step")
         tokens = choose(logits, position)
         return (tokens, kv_cache), tokens
 
@@ -131,8 +157,8 @@ def generate(
         )
     # The cache grows in stages, so that early tokens do not read slots that are still empty.
     capacities = [c for c in _capacities(config.num_slots) if c >= config.prefix_len + start]
-    empty = init_kv_cache(config, known.shape[0], capacities[0])
-    filled: Any = model.apply(variables, known, labels, empty, method=GPT.prefill)
+    empty = init_kv_cache(config, fed_prompt.shape[0], capacities[0])
+    filled: Any = model.apply(variables, fed_prompt, condition, empty, method="prefill")
     logits, kv_cache = filled
     tokens = choose(logits, jnp.int32(start))
     drawn, position = [tokens[None]], start + 1

@@ -9,8 +9,9 @@ import pytest
 from igpt_jax.data.cards import CardsConfig, CardSource
 from igpt_jax.data.transforms import transform
 from igpt_jax.evaluation.spectrum import high_frequency_energy, radial_power_spectrum
-from igpt_jax.model import decode_tokens, encode_images, load_tokenizer
+from igpt_jax.model import decode_tokens, encode_images
 from igpt_jax.run import run
+from igpt_jax.stored import load_tokenizer
 from igpt_jax.testing import tiny_config
 from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.discriminators import PatchDiscriminatorConfig
@@ -98,7 +99,7 @@ def test_an_adversary_brings_detail_back(tmp_path):
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     missing = {}
     for name in ("without", "with"):
-        tokenizer, params = load_tokenizer(going_on, tmp_path / name, device)
+        tokenizer, params = load_tokenizer(going_on.tokenizer, tmp_path / name, device)
         tokens = encode_images(tokenizer, params, originals)
         decoded = np.asarray(decode_tokens(tokenizer, params, tokens))
         share = high_frequency_energy(decoded) / high_frequency_energy(originals)

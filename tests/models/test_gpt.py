@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from igpt_jax.errors import UserError
-from igpt_jax.models.attention import attend
+from igpt_jax.models.attention import attend, init_kv_cache
 from igpt_jax.models.conditioning import ClassEmbedder, split_label
-from igpt_jax.models.gpt import GPT, GPTConfig, init_kv_cache
+from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.models.layers import RMSNorm
 from igpt_jax.models.presets import imagegpt, llamagen
 from igpt_jax.models.rotary import raster_coordinates, rotate, rotation
@@ -186,5 +186,5 @@ def test_impossible_shapes_are_refused_with_a_word(change, word):
 
 def test_labels_must_fit_the_model():
     config = VARIANTS["llamagen"]
-    with pytest.raises(UserError, match="labels are missing"):
+    with pytest.raises(UserError, match="expected labels, as the model was trained with, got none"):
         GPT(config).apply({"params": random_params(config)}, jnp.zeros((1, 3), jnp.int32))

@@ -1,0 +1,1 @@
+"""How published checkpoints name and shape their arrays: one file a family."""

@@ -1,0 +1,173 @@
+"""Convolutional tokenizers: VQGAN of taming, LlamaGen and Janus, one network by three names.
+
+Facts: CompVis/taming-transformers `taming/modules/diffusionmodules/model.py`, FoundationVision/
+LlamaGen `tokenizer/tokenizer_image/vq_model.py`, transformers `models/janus`.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+
+from igpt_jax.errors import UserError
+from igpt_jax.interop.layouts.base import (
+    NOTHING,
+    Layout,
+    Source,
+    Specs,
+    conv_kernel,
+    one,
+    shape_of,
+)
+from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+
+_LEAVES: Final = {
+    "kernel": "weight", "scale": "weight", "bias": "bias", "codebook": "embedding.weight",
+}  # fmt: skip
+_LAYERS: Final = {
+    "norm_0": "norm1", "norm_1": "norm2", "conv_0": "conv1", "conv_1": "conv2",
+    "shortcut": "nin_shortcut", "query": "q", "key": "k", "value": "v", "out": "proj_out",
+    "quantizer": "quantize",
+}  # fmt: skip
+_OURS: Final = re.compile(r"level_(\d+)_(res|attention|downsample|upsample)(?:_(\d+))?")
+
+BlockName = Callable[[str, int, str], str]
+"""Published name of a level's part: from "encoder" or "decoder", the level (0 is the highest
+resolution) and "res", "attn", "downsample" or "upsample"."""
+
+
+def taming_vqgan(specs: Specs, *, image_size: int = 256, **overrides: Any) -> Layout:
+    """VQGAN of taming-transformers, alone or inside the checkpoint of a transformer of its tokens.
+
+    Args:
+        specs: the checkpoint's arrays.
+        image_size: pixels a side.
+        overrides: other fields of `AutoencoderConfig`.
+    """
+    prefix = "first_stage_model." if any(n.startswith("first_stage_model.") for n in specs) else ""
+    middle = ("mid.block_1", "mid.attn_1", "mid.block_2")
+
+    def block(side: str, level: int, kind: str) -> str:
+        levels = "down" if side == "encoder" else "up"
+        return f"{levels}.{level}.{'block' if kind == 'res' else kind}"
+
+    ignored = r"loss\..*|ema\..*"
+    if prefix:
+        ignored = rf"(?!first_stage_model\.).*|{prefix}loss\..*"
+    return _layout(
+        specs, block, middle, "taming-vqgan", prefix,
+        l2_normalize=False, ignored=ignored, image_size=image_size, **overrides,
+    )  # fmt: skip
+
+
+def llamagen_vq(specs: Specs, *, image_size: int = 256, **overrides: Any) -> Layout:
+    """VQ-8 and VQ-16 of LlamaGen; arguments as for `taming_vqgan`."""
+    num_levels = _num_levels(specs, r"encoder\.conv_blocks\.(\d+)\.")
+
+    def block(side: str, level: int, kind: str) -> str:
+        return f"conv_blocks.{level if side == 'encoder' else num_levels - 1 - level}.{kind}"
+
+    return _layout(
+        specs, block, ("mid.0", "mid.1", "mid.2"), "llamagen-vq",
+        l2_normalize=True, ignored=r"quantize\.codebook_used", image_size=image_size, **overrides,
+    )  # fmt: skip
+
+
+def janus_vq(specs: Specs, *, image_size: int = 384, **overrides: Any) -> Layout:
+    """The image tokenizer of Janus, LlamaGen's VQ-16 (`JanusVQVAE` of transformers).
+
+    Arguments as for `taming_vqgan`.
+    """
+    prefix = "model.vqmodel." if any(n.startswith("model.vqmodel.") for n in specs) else ""
+    num_levels = _num_levels(specs, rf"{re.escape(prefix)}encoder\.down\.(\d+)\.")
+
+    def block(side: str, level: int, kind: str) -> str:
+        kind = "block" if kind == "res" else kind
+        place = f"down.{level}" if side == "encoder" else f"up.{num_levels - 1 - level}"
+        return f"{place}.{kind}"
+
+    middle = ("mid.block_1", "mid.attn_1", "mid.block_2")
+    return _layout(
+        specs, block, middle, "janus-vq", prefix,
+        l2_normalize=True, ignored=r"(?!model\.vqmodel\.).*" if prefix else NOTHING,
+        image_size=image_size, **overrides,
+    )  # fmt: skip
+
+
+def _num_levels(specs: Specs, pattern: str) -> int:
+    found = [int(match[1]) for name in specs if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def _layout(
+    specs: Specs,
+    block: BlockName,
+    middle: tuple[str, str, str],
+    kind: str,
+    prefix: str = "",
+    *,
+    l2_normalize: bool,
+    ignored: str,
+    **fields: Any,
+) -> Layout:
+    name = partial(_published_name, block=block, middle=middle)
+    shapes = partial(shape_of, specs, kind=kind)
+    base_channels = shapes(f"{prefix}encoder.conv_in.weight", ndim=4)[0]
+    multipliers, num_res_blocks = [], 0
+    while (first := f"{prefix}encoder.{block('encoder', len(multipliers), 'res')}") and (
+        f"{first}.0.conv1.weight" in specs
+    ):
+        multipliers.append(shapes(f"{first}.0.conv1.weight", ndim=4)[0] // base_channels)
+        num_res_blocks = _num_levels(specs, rf"{re.escape(first)}\.(\d+)\.")
+    if not multipliers:
+        raise UserError(
+            f"{kind}: expected levels encoder.{block('encoder', 0, 'res')}.*, found none; is this "
+            "a checkpoint of another kind?"
+        )
+    codebook_size, code_dim = shapes(f"{prefix}quantize.embedding.weight", ndim=2)
+    attention = f"encoder.{block('encoder', len(multipliers) - 1, 'attn')}.0.norm.weight"
+    config = AutoencoderConfig(
+        base_channels=base_channels,
+        channel_multipliers=tuple(multipliers),
+        num_res_blocks=num_res_blocks,
+        latent_channels=shapes(f"{prefix}encoder.conv_out.weight", ndim=4)[0],
+        attention=prefix + attention in specs,
+        quantizer=VectorQuantizerConfig(codebook_size, code_dim, l2_normalize=l2_normalize),
+        **fields,
+    )
+    module = Autoencoder(config)
+    sources: dict[str, Source] = {}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for path, leaf in _leaves(module).items():
+        published = prefix + name(path.split("/"))
+        is_kernel = len(leaf.shape) == 4
+        sources[path] = one(published, conv_kernel) if is_kernel else one(published)
+        height, width, into, out = leaf.shape if is_kernel else (0, 0, 0, 0)
+        wanted[published] = (out, into, height, width) if is_kernel else leaf.shape
+    return Layout(module, sources, wanted, ignored)
+
+
+def _leaves(module: Autoencoder) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a module's parameters by path."""
+    size = module.config.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _published_name(path: list[str], block: BlockName, middle: tuple[str, str, str]) -> str:
+    side, *layers, leaf = path
+    if side in ("encoder", "decoder"):
+        ours = dict(zip(("mid_res_0", "mid_attention", "mid_res_1"), middle, strict=True))
+        if found := _OURS.fullmatch(layers[0]):
+            level, part, index = found.groups()
+            part = "attn" if part == "attention" else part
+            layers[0] = block(side, int(level), part) + (f".{index}" if index else "")
+        else:
+            layers[0] = ours.get(layers[0], layers[0])
+    return ".".join([*(_LAYERS.get(x, x) for x in (side, *layers)), _LEAVES[leaf]])

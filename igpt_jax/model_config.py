@@ -1,0 +1,103 @@
+"""What a trained model is, without how it was trained."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from igpt_jax.errors import UserError
+from igpt_jax.models.gpt import GPT, GPTConfig
+from igpt_jax.models.rar import RAR, RARConfig
+from igpt_jax.models.var import VAR
+from igpt_jax.models.var_config import VARConfig
+from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.text.t5 import T5Config
+from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from igpt_jax.tokenizers.maskgit_vq import MaskGITVQ, MaskGITVQConfig
+from igpt_jax.tokenizers.multiscale_vq import MultiscaleVQ, MultiscaleVQConfig
+from igpt_jax.tokenizers.palette import Palette, PaletteConfig
+
+GridTokenizerConfig: TypeAlias = PaletteConfig | AutoencoderConfig | MaskGITVQConfig
+TokenizerConfig: TypeAlias = GridTokenizerConfig | MultiscaleVQConfig
+Tokenizer: TypeAlias = Palette | Autoencoder | MaskGITVQ | MultiscaleVQ
+GeneratorConfig: TypeAlias = GPTConfig | RARConfig | VARConfig
+Generator: TypeAlias = GPT | RAR | VAR
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The parts of a model; those that are None are not there.
+
+    Attributes:
+        tokenizer: pictures to tokens and back.
+        gpt: what predicts the tokens.
+        text_encoder: what reads the text that a text-conditional `gpt` is asked by.
+        sampling: how to draw where nothing else is said.
+        class_names: of a class-conditional `gpt`; () where they are not known.
+    """
+
+    tokenizer: TokenizerConfig | None = None
+    gpt: GeneratorConfig | None = None
+    text_encoder: T5Config | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses parts that do not fit together."""
+        tokenizer, gpt = self.tokenizer, self.gpt
+        if tokenizer is not None and gpt is not None:
+            if isinstance(tokenizer, MultiscaleVQConfig) != isinstance(gpt, VARConfig):
+                raise UserError(
+                    "expected a multi-scale tokenizer and VAR, or neither, got "
+                    f"{type(tokenizer).__name__} and {type(gpt).__name__}"
+                )
+            ours = {"tokens": gpt.seq_len, "codes": gpt.vocab_size}
+            theirs = {"tokens": num_tokens(tokenizer), "codes": num_codes(tokenizer)}
+            if ours != theirs:
+                raise UserError(
+                    f"expected a tokenizer and a GPT that fit, got a tokenizer of {theirs} and a "
+                    f"GPT of {ours}; import those of one image size (--set image_size=N, --set "
+                    "grid_shape=[R,C])"
+                )
+        if self.text_encoder is not None and isinstance(gpt, GPTConfig) and gpt.text_len:
+            wanted, got = gpt.text_dim, self.text_encoder.embed_dim
+            if wanted != got:
+                raise UserError(
+                    f"text encoder: expected {wanted} channels, as the GPT was trained with, got "
+                    f"{got}; import that encoder (LlamaGen's is flan-t5-xl)"
+                )
+
+
+def num_tokens(config: TokenizerConfig) -> int:
+    """Tokens `l` of one picture."""
+    if isinstance(config, MultiscaleVQConfig):
+        return config.seq_len
+    return math.prod(config.grid_shape)
+
+
+def num_codes(config: TokenizerConfig) -> int:
+    """Number of different tokens."""
+    return config.codebook_size if isinstance(config, MultiscaleVQConfig) else config.vocab_size
+
+
+def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer's module."""
+    match config:
+        case PaletteConfig():
+            return Palette(config)
+        case AutoencoderConfig():
+            return Autoencoder(config)
+        case MaskGITVQConfig():
+            return MaskGITVQ(config)
+        case MultiscaleVQConfig():
+            return MultiscaleVQ(config)
+
+
+def build_generator(config: GeneratorConfig) -> Generator:
+    """The module that predicts tokens."""
+    match config:
+        case GPTConfig():
+            return GPT(config)
+        case RARConfig():
+            return RAR(config)
+        case VARConfig():
+            return VAR(config)

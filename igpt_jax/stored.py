@@ -1,0 +1,269 @@
+"""Models on disk: the directory of a run, or one of safetensors files, here or on the Hub."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from igpt_jax.config import RunConfig
+from igpt_jax.errors import UserError
+from igpt_jax.interop.hub import download
+from igpt_jax.interop.lazy_arrays import place
+from igpt_jax.interop.safetensors_file import open_safetensors
+from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.model import Model
+from igpt_jax.model_config import (
+    Generator,
+    GridTokenizerConfig,
+    ModelConfig,
+    Tokenizer,
+    TokenizerConfig,
+    build_generator,
+    build_tokenizer,
+)
+from igpt_jax.models.conditioning import TextFeatures
+from igpt_jax.models.gpt import GPT
+from igpt_jax.models.var import VAR
+from igpt_jax.serialization import from_dict, to_dict
+from igpt_jax.text.encoder import TextEncoder
+from igpt_jax.text.t5 import T5Encoder
+from igpt_jax.text.tokenizer import load_text_tokenizer
+from igpt_jax.tokenizers.base import tokenizer_hash
+from igpt_jax.tokenizers.multiscale_vq import MultiscaleVQConfig
+from igpt_jax.training.checkpoint import check_matches, load_metadata, load_params
+from igpt_jax.training.sharding import MeshConfig, make_mesh, param_shardings, replicated
+from igpt_jax.typing import Array, Float, Params
+
+TOKENIZER_CHECKPOINTS: Final = Path("tokenizer/checkpoints")
+GPT_CHECKPOINTS: Final = Path("gpt/checkpoints")
+
+Part = Literal["tokenizer", "gpt", "text_encoder"]
+PARTS: Final[tuple[Part, ...]] = ("tokenizer", "gpt", "text_encoder")
+TEXT_TOKENIZER: Final = "text_tokenizer.json"
+CONFIG: Final = "config.json"
+
+_REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> Model:
+    """Loads a model.
+
+    Args:
+        source: the directory of a run, whose newest checkpoint is taken, with averaged parameters;
+            a directory that `igpt import` or `igpt export` wrote; or such a one on the Hugging Face
+            Hub, as ORG/NAME.
+        mesh: devices that share the parameters; None puts all on the first device. No process
+            reads more of safetensors files than its devices hold.
+
+    Raises:
+        UserError: no model is there, or it is damaged; says what to do.
+    """
+    directory = _find(source)
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    placement: Sharding | Mesh = device if mesh is None else make_mesh(mesh)
+    if (directory / CONFIG).is_file() and is_stored(directory):
+        return _load_stored(directory, placement)
+    metadata = load_metadata(directory / GPT_CHECKPOINTS)
+    run = from_dict(RunConfig, metadata["config"])
+    config = ModelConfig(run.tokenizer, run.gpt, sampling=run.sampling)
+    whole = placement if isinstance(placement, Sharding) else replicated(placement)
+    tokenizer, tokenizer_params = load_tokenizer(run.tokenizer, directory, whole)
+    gpt = build_generator(run.gpt)
+    shapes = abstract_params(gpt, *generator_inputs(gpt), placement=placement)
+    params = load_params(directory / GPT_CHECKPOINTS, shapes)
+    found = tokenizer_hash(json.dumps(to_dict(run.tokenizer)), tokenizer_params)
+    check_tokenizer(metadata, found)
+    return Model(config, tokenizer, tokenizer_params, gpt, params)
+
+
+def load_tokenizer(
+    config: TokenizerConfig, directory: Path, sharding: Sharding
+) -> tuple[Tokenizer, Params]:
+    """The tokenizer of a run, or of a directory of safetensors files."""
+    tokenizer = build_tokenizer(config)
+    shapes = abstract_params(tokenizer, tokenizer_input(tokenizer), placement=sharding)
+    if is_stored(directory):
+        return tokenizer, _read_params(part_path(directory, "tokenizer"), shapes)
+    return tokenizer, load_params(directory / TOKENIZER_CHECKPOINTS, shapes)
+
+
+def read_tokenizer_config(directory: Path) -> GridTokenizerConfig:
+    """What the tokenizer in a directory is, for a GPT of its tokens.
+
+    Raises:
+        UserError: there is none, or its tokens lie in no grid.
+    """
+    if not is_stored(directory):
+        trained = load_metadata(directory / TOKENIZER_CHECKPOINTS)["config"]
+        return from_dict(RunConfig, trained).tokenizer
+    config = read_model_config(directory).tokenizer
+    if config is None:
+        raise UserError(f"{directory}: expected a tokenizer, found none; import it there")
+    if isinstance(config, MultiscaleVQConfig):
+        raise UserError(f"{directory}: expected a tokenizer of one grid, got VAR's of several")
+    return config
+
+
+def is_stored(directory: Path) -> bool:
+    """Whether a directory has the config of a model, not that of a run."""
+    path = directory / CONFIG
+    if not path.is_file():
+        return False
+    with contextlib.suppress(UserError):
+        return read_json(path, "").get("kind") == ModelConfig.__name__
+    return False
+
+
+def read_model_config(directory: Path) -> ModelConfig:
+    """The config of a directory of safetensors files.
+
+    Raises:
+        UserError: it is damaged, or of a newer version.
+    """
+    remedy = "download, import or export it again"
+    return from_dict(ModelConfig, read_json(directory / CONFIG, remedy))
+
+
+def write_model_config(directory: Path, config: ModelConfig) -> None:
+    """Writes the config, which makes the directory a model: write it last."""
+    write_json(directory / CONFIG, to_dict(config))
+
+
+def part_path(directory: Path, part: Part) -> Path:
+    """The file of a part's parameters."""
+    return directory / f"{part}.safetensors"
+
+
+def _find(source: str | os.PathLike[str]) -> Path:
+    """A local directory, or the copy of one on the Hub."""
+    directory, written = Path(source), os.fspath(source)
+    if directory.is_dir():
+        return directory
+    # A path whose first folder is here is no name of the Hub.
+    if _REPOSITORY.fullmatch(written) and not directory.parent.is_dir():
+        return download(written)
+    raise UserError(
+        f"{directory}: expected the directory of a run or ORG/NAME of the Hugging Face Hub, found "
+        "none; train one first: python train.py configs/demo.py --workdir runs/demo"
+    )
+
+
+def _load_stored(directory: Path, placement: Sharding | Mesh) -> Model:
+    config = read_model_config(directory)
+    if config.tokenizer is None:
+        raise UserError(
+            f"{directory}: expected a tokenizer, found none; import the one that the GPT was "
+            f"trained with: igpt import SOURCE --kind KIND --to {directory}"
+        )
+    whole = placement if isinstance(placement, Sharding) else replicated(placement)
+    model = Model(config, *load_tokenizer(config.tokenizer, directory, whole))
+    changes: dict[str, Any] = {}
+    if config.gpt is not None:
+        gpt = build_generator(config.gpt)
+        shapes = abstract_params(gpt, *generator_inputs(gpt), placement=placement)
+        changes |= {"gpt": gpt, "params": _read_params(part_path(directory, "gpt"), shapes)}
+    if config.text_encoder is not None:
+        encoder = T5Encoder(config.text_encoder)
+        shapes = abstract_params(encoder, *text_inputs(), placement=placement)
+        params = _read_params(part_path(directory, "text_encoder"), shapes)
+        tokenizer = load_text_tokenizer(directory / TEXT_TOKENIZER)
+        changes["text_encoder"] = TextEncoder(encoder, params, tokenizer)
+    return Model(**(vars(model) | changes))
+
+
+def _read_params(path: Path, abstract: Any) -> Params:
+    """Parameters of a file, each straight to where `abstract` says, in the dtype of the file."""
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, found none; download, import or export it again")
+    arrays = open_safetensors(path)
+    check_matches(abstract, unflatten(arrays.specs), str(path))
+    return jax.tree_util.tree_map_with_path(
+        lambda where, leaf: place(arrays, param_name(where), leaf.sharding), abstract
+    )
+
+
+def param_name(path: Any) -> str:
+    """Name of a parameter in a file: its path with `/` between."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Parameters by their names in a file."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {param_name(path): leaf for path, leaf in leaves}
+
+
+def unflatten(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested mapping that `flatten` was given."""
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def abstract_params(module: nn.Module, *inputs: Any, placement: Sharding | Mesh) -> Any:
+    """Shapes of a module's parameters and where they will lie; nothing is computed.
+
+    Args:
+        module: whose.
+        inputs: that shape them.
+        placement: one sharding for all, or a mesh to lay them out on by the table of rules.
+    """
+    boxed = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    shapes = nn.unbox(boxed)
+    if isinstance(placement, Mesh):
+        shardings = param_shardings(boxed, placement)
+    else:
+        shardings = jax.tree.map(lambda _: placement, shapes)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def generator_inputs(gpt: Generator) -> tuple[Any, ...]:
+    """Inputs that shape a generator's parameters."""
+    config = gpt.config
+    labels = jnp.zeros((1,), jnp.int32) if config.num_classes else None
+    if isinstance(gpt, VAR):
+        later = config.seq_len - 1
+        return jnp.zeros((1, later, gpt.config.code_dim)), labels
+    tokens = jnp.zeros((1, config.seq_len - 1), jnp.int32)
+    if isinstance(gpt, GPT) and gpt.config.text_len:
+        shape = (1, gpt.config.text_len)
+        features = jnp.zeros((*shape, gpt.config.text_dim))
+        return tokens, TextFeatures(features, jnp.ones(shape, bool), jnp.zeros(1, bool))
+    return tokens, labels
+
+
+def text_inputs() -> tuple[Array, Array]:
+    """Inputs that shape a text encoder's parameters."""
+    return jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+
+
+def tokenizer_input(tokenizer: Tokenizer) -> Float[Array, "1 h w 3"]:
+    """An input that shapes a tokenizer's parameters."""
+    return jnp.zeros((1, tokenizer.image_size, tokenizer.image_size, 3))
+
+
+def check_tokenizer(metadata: Mapping[str, Any], found: str) -> None:
+    """Refuses a GPT that was trained on the tokens of another tokenizer."""
+    expected = metadata.get("tokenizer_hash")
+    if expected != found:
+        raise UserError(
+            f"gpt: expected the tokenizer {str(expected)[:12]} that it was trained with, got "
+            f"{found[:12]}; put that tokenizer back, or delete the folders tokens and gpt"
+        )

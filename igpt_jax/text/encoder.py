@@ -1,0 +1,60 @@
+"""Sentences to the features that a text-conditional model is asked by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from igpt_jax.errors import UserError
+from igpt_jax.models.conditioning import TextFeatures
+from igpt_jax.text.captions import clean_caption
+from igpt_jax.text.t5 import T5Encoder, left_padded
+from igpt_jax.text.tokenizer import TextTokenizer
+from igpt_jax.typing import Array, Bool, Float, Int, Params
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text tokenizer and an encoder with its parameters.
+
+    Attributes:
+        module: the encoder.
+        params: its parameters.
+        tokenizer: its text tokenizer.
+    """
+
+    module: T5Encoder
+    params: Params
+    tokenizer: TextTokenizer
+
+    def __post_init__(self) -> None:
+        """Refuses a tokenizer with ids that the encoder does not have."""
+        ids, rows = self.tokenizer.vocab_size, self.module.config.vocab_size
+        if ids > rows:
+            raise UserError(
+                f"text tokenizer: expected at most {rows} ids, as the text encoder has, got {ids}; "
+                "give the tokenizer.json published with the encoder"
+            )
+
+    def __call__(self, texts: Sequence[str], length: int) -> TextFeatures:
+        """Features of texts as LlamaGen was trained with them.
+
+        Captions are cleaned, encoded in `length` slots, and padded on the left.
+
+        Raises:
+            UserError: a text is no text.
+        """
+        tokens, mask = self.tokenizer.encode([clean_caption(text) for text in texts], length)
+        features, mask = _encode(self.module, self.params, jnp.asarray(tokens), jnp.asarray(mask))
+        return TextFeatures(features, mask, jnp.zeros(len(mask), bool))
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(
+    module: T5Encoder, params: Params, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
+) -> tuple[Float[Array, "b t d"], Bool[Array, "b t"]]:
+    features: Any = module.apply({"params": params}, tokens, mask)
+    return left_padded(features, mask)
