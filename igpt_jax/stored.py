@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,7 +14,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from igpt_jax.config import RunConfig
 from igpt_jax.errors import UserError
-from igpt_jax.interop.hub import download
+from igpt_jax.interop.hub import HUB, download, is_repository
 from igpt_jax.interop.lazy_arrays import place
 from igpt_jax.interop.safetensors_file import open_safetensors
 from igpt_jax.jsonfile import read_json, write_json
@@ -49,8 +48,6 @@ Part = Literal["tokenizer", "gpt", "text_encoder"]
 PARTS: Final[tuple[Part, ...]] = ("tokenizer", "gpt", "text_encoder")
 TEXT_TOKENIZER: Final = "text_tokenizer.json"
 CONFIG: Final = "config.json"
-
-_REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> Model:
@@ -147,9 +144,8 @@ def _find(source: str | os.PathLike[str]) -> Path:
     directory, written = Path(source), os.fspath(source)
     if directory.is_dir():
         return directory
-    # A path whose first folder is here is no name of the Hub.
-    if _REPOSITORY.fullmatch(written) and not directory.parent.is_dir():
-        return download(written)
+    if is_repository(written):
+        return download(written.removeprefix(HUB))
     raise UserError(
         f"{directory}: expected the directory of a run or ORG/NAME of the Hugging Face Hub, found "
         "none; train one first: python train.py configs/demo.py --workdir runs/demo"
@@ -185,9 +181,12 @@ def _read_params(path: Path, abstract: Any) -> Params:
         raise UserError(f"{path}: expected a file, found none; download, import or export it again")
     arrays = open_safetensors(path)
     check_matches(abstract, unflatten(arrays.specs), str(path))
-    return jax.tree_util.tree_map_with_path(
-        lambda where, leaf: place(arrays, param_name(where), leaf.sharding), abstract
-    )
+    placed = {}
+    # Large ones first, each finished before the next: the copy that is read then adds least.
+    wanted = flatten(abstract)
+    for name in sorted(wanted, key=lambda name: -wanted[name].size):
+        placed[name] = jax.block_until_ready(place(arrays, name, wanted[name].sharding))
+    return unflatten(placed)
 
 
 def param_name(path: Any) -> str:

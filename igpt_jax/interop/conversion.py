@@ -1,5 +1,6 @@
 """Published checkpoints to our modules and parameters, strictly."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
@@ -62,7 +63,7 @@ def convert(state_dict: Arrays, kind: str, **config: Any) -> tuple[nn.Module, Pa
         node = params
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[name] = jnp.asarray(leaf)
+        node[name] = jax.block_until_ready(jnp.array(leaf))  # so that one copy at a time is read
     return layout.module, params
 
 
@@ -96,9 +97,17 @@ def specs_of(arrays: Arrays) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def converted(layout: Layout, arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
-    """Each of our parameters, one after the other, so that one at a time is in memory."""
-    for path, source in layout.sources.items():
-        yield path, build(source, arrays)
+    """Each of our parameters, one after the other, so that one at a time is in memory.
+
+    Those of the longest stacks come first, when least else is in memory.
+    """
+    specs = specs_of(arrays)
+
+    def size(path: str) -> int:
+        return sum(math.prod(specs[name].shape) for name in layout.sources[path].names)
+
+    for path in sorted(layout.sources, key=size, reverse=True):
+        yield path, build(layout.sources[path], arrays)
 
 
 def build(source: Source, arrays: Arrays) -> np.ndarray:

@@ -68,6 +68,25 @@ def download_file(repo: str, name: str, *, revision: str | None = None) -> Path:
         return Path(client.hf_hub_download(repo, name, revision=revision))
 
 
+def is_repository(source: str) -> bool:
+    """Whether `ORG/NAME` or `hub:ORG/NAME` is meant, not a path: its first folder is not here."""
+    repo = source.removeprefix(HUB)
+    return _REPO.fullmatch(repo) is not None and (repo != source or not Path(repo).parent.is_dir())
+
+
+def download_weights(repo: str) -> Path:
+    """Download the JSON and weight files of a repository: safetensors, or else PyTorch's.
+
+    Raises:
+        UserError: as for `download`.
+    """
+    repo = repo.removeprefix(HUB)
+    folder = download(repo, patterns=("*.json", "*.safetensors"))
+    if not any(folder.rglob("*.safetensors")):
+        folder = download(repo, patterns=("*.json", "*.bin", "*.pt", "*.pth", "*.ckpt"))
+    return folder
+
+
 def split_source(source: str) -> tuple[str, str]:
     """Return repository and file of `hub:ORG/NAME/FILE`.
 

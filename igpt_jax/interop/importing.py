@@ -14,6 +14,7 @@ from jax.sharding import SingleDeviceSharding
 
 from igpt_jax import imagenet
 from igpt_jax.errors import UserError
+from igpt_jax.interop import hub
 from igpt_jax.interop.conversion import LAYOUTS, check_zeros, converted, find_layout
 from igpt_jax.interop.layouts.base import Layout
 from igpt_jax.interop.lazy_arrays import LazyArrays
@@ -81,7 +82,7 @@ def import_part(
     Arrays are read, turned and written one after the other, in the dtype of the checkpoint.
 
     Args:
-        source: a file or folder, or hub:ORG/NAME/FILE.
+        source: a file or folder, ORG/NAME on the Hugging Face Hub, or hub:ORG/NAME/FILE.
         kind: its layout, one of `KINDS`.
         directory: made if it is not there; parts that it has already are kept.
         entry: which mapping of a PyTorch file, such as `ema`.
@@ -96,7 +97,7 @@ def import_part(
     """
     if kind not in KINDS:
         raise UserError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    path = resolve_weights(source)
+    path = hub.download_weights(source) if hub.is_repository(source) else resolve_weights(source)
     part = "tokenizer" if kind == PALETTE else _PARTS.get(kind, "gpt")
     before = _directory_config(directory, part)
     if kind == PALETTE:

@@ -11,10 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jax
 import numpy as np
+import published
 import pytest
 
+import igpt_jax
 from igpt_jax.errors import UserError
+from igpt_jax.interop.exporting import export
 from igpt_jax.interop.hub import download, download_file, split_source, upload
+from igpt_jax.interop.importing import import_part
 from igpt_jax.interop.safetensors_file import write_safetensors
 from igpt_jax.interop.weights import open_weights, resolve_weights
 
@@ -77,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != "Bearer good":
             return self.send(401, b"", {"X-Error-Message": "Invalid username or password."})
         parts = self.path.partition("?")[0].strip("/").split("/")
+        if parts[1:] == ["validate-yaml"]:  # of the model card
+            return self.send_json({"errors": [], "warnings": []})
         if parts[1:] == ["repos", "create"]:
             wanted = json.loads(body)
             repo = f"{wanted['organization']}/{wanted['name']}"
@@ -168,6 +174,46 @@ def unreachable(server):
     server.down()
     yield
     server.up()
+
+
+def test_a_pushed_model_is_loaded_by_its_name(server, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "good")
+    result = export(tiny_run, tmp_path / "out", push="org/tiny")
+    assert result["pushed"].endswith("/org/tiny")
+    model = igpt_jax.load("org/tiny")
+    np.testing.assert_array_equal(model.sample([4, 2]), igpt_jax.load(tiny_run).sample([4, 2]))
+    card = server.repos["org/tiny"]["README.md"].decode()
+    assert 'igpt_jax.load("org/tiny")' in card
+
+
+def test_a_repository_is_imported_by_its_name(server, tmp_path):
+    path = published.write(tmp_path / "model.safetensors", published.arrays_of("imagegpt"))
+    clusters = {"clusters": np.zeros((16, 3)).tolist()}
+    server.repos["org/imagegpt"] = {
+        "model.safetensors": path.read_bytes(),
+        "preprocessor_config.json": json.dumps(clusters).encode(),
+        "pytorch_model.bin": b"not wanted",
+    }
+    import_part("org/imagegpt", "imagegpt", tmp_path / "model", num_heads=3)
+    assert igpt_jax.load(tmp_path / "model").sample().shape == (1, 4, 4, 3)
+    assert not any("pytorch_model" in request for request in server.requests)
+
+
+def test_models_that_are_not_there(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="hub org/missing: expected it on the Hugging Face Hub"):
+        igpt_jax.load("org/missing")
+    (tmp_path / "runs").mkdir()
+    server.requests.clear()
+    with pytest.raises(UserError, match="expected the directory of a run"):
+        igpt_jax.load("runs/missing")
+    assert not server.requests
+
+
+def test_no_connection(unreachable, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no answer"):
+        igpt_jax.load("org/somewhere")
 
 
 def files_of(folder):

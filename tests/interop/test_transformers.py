@@ -36,7 +36,7 @@ def randomize(module):
                 parameter.zero_()
                 continue
             noise = torch.randn(parameter.shape, generator=generator)
-            fan = np.sqrt(parameter.shape[-1]) if parameter.ndim > 1 else 10.0
+            fan = np.sqrt(np.prod(parameter.shape[1:])) if parameter.ndim > 1 else 10.0
             parameter.copy_(noise / fan + (parameter.ndim == 1 and "weight" in name))
     return module.eval()
 
@@ -97,6 +97,10 @@ def test_janus_vq(channels, multipliers, blocks):
         num_patches=32 // 2 ** (len(multipliers) - 1),
     )  # fmt: skip
     theirs = randomize(transformers.JanusVQVAE(config))
+    # transformers compares latents with the codes as they are, Janus' own code their directions,
+    # as we do: the nearest is the same where codes have length 1.
+    codes = theirs.quantize.embedding.weight.data
+    codes /= codes.norm(dim=1, keepdim=True)
     model, params = interop.convert(numbers(theirs), "janus-vq", image_size=32)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     with torch.no_grad():

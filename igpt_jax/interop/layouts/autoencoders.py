@@ -80,6 +80,8 @@ def llamagen_vq(specs: Specs, *, image_size: int = 256, **overrides: Any) -> Lay
 def janus_vq(specs: Specs, *, image_size: int = 384, **overrides: Any) -> Layout:
     """The image tokenizer of Janus, LlamaGen's VQ-16 (`JanusVQVAE` of transformers).
 
+    Latents are compared by direction, as Janus' own code does (deepseek-ai/Janus `vq_model.py`);
+    transformers compares them as they are, and finds other tokens where codes are not of length 1.
     Arguments as for `taming_vqgan`.
     """
     prefix = "model.vqmodel." if any(n.startswith("model.vqmodel.") for n in specs) else ""

@@ -152,7 +152,8 @@ def imagegpt_tf(specs: Specs, **overrides: Any) -> Layout:
         shapes |= {f"model/h{i}/ln_{n}/g": (embed_dim,) for n in (1, 2)}
         shapes[f"model/h{i}/mlp/c_fc/w"] = (embed_dim, hidden_dim)
         shapes[f"model/h{i}/mlp/c_proj/w"] = (hidden_dim, embed_dim)
-    ignored = r".*(Adam|adam|_slot|beta\d_power|global_step|/m|/v|clf).*"
+    # What the optimizer keeps, and the heads of the fine-tuned classifiers.
+    ignored = r".*/(Adam|Adam_1|adam_m|adam_v)|.*(beta[12]_power|global_step)|.*clf.*"
     return Layout(GPT(config), sources, shapes, ignored)
 
 
