@@ -1,10 +1,10 @@
-# make demo | test | setup | lint | bench: everything from python3 >= 3.11 and the package index.
+# make demo | test | test-peers | setup | lint | bench: everything from python3 >= 3.11 and the package index.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow setup lint format bench clean
+.PHONY: demo test test-slow test-peers setup lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py configs/demo.py --workdir runs/demo
@@ -14,6 +14,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
+
+test-peers: $(VENV)-peers/.installed
+	$(VENV)-peers/bin/python -m pytest tests/interop/test_transformers.py
 
 setup: $(VENV)/.installed-dev
 
@@ -30,7 +33,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/sampler.py
 
 clean:
-	rm -rf $(VENV) .jax_cache
+	rm -rf $(VENV) $(VENV)-peers .jax_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected python3 >= 3.11, got " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -43,3 +46,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)-peers/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
+	touch $@
