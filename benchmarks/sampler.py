@@ -14,8 +14,8 @@ import numpy as np
 
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.presets import llamagen
+from igpt_jax.parameters import generator_inputs
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
-from igpt_jax.stored import generator_inputs
 
 BATCH_SIZE = 8
 

@@ -244,9 +244,11 @@ def import_(argv: list[str]) -> dict[str, Any]:
 
     Import the parts of a model one after the other into the same directory.
     """
+    from igpt_jax.interop.importing import KINDS, import_part
+
     parser = _Parser(prog="igpt import", description=import_.__doc__, allow_abbrev=False)
     parser.add_argument("source", help="a file or folder, ORG/NAME or hub:ORG/NAME/FILE")
-    parser.add_argument("--kind", required=True, help="its layout; a wrong one lists them all")
+    parser.add_argument("--kind", required=True, choices=KINDS, help="its layout")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the directory")
     parser.add_argument("--entry", help="mapping to take from a PyTorch file, e.g. ema")
     parser.add_argument("--text-tokenizer", help="tokenizer.json, if not beside the text encoder")
@@ -260,8 +262,6 @@ def import_(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)
-    from igpt_jax.interop.importing import import_part
-
     return import_part(
         args.source,
         args.kind,
@@ -284,7 +284,7 @@ def export(argv: list[str]) -> dict[str, Any]:
         help="transformers: as its ImageGPT, of models of that shape",
     )
     parser.add_argument("--dtype", choices=("same", "float32", "bfloat16"), default="same")
-    parser.add_argument("--push", metavar="ORG/NAME", help="upload it to the Hugging Face Hub")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload it to the Hub, private if new")
     parser.add_argument("--seed", type=int, default=0, help="of the picture")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)

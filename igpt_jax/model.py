@@ -130,6 +130,11 @@ class Model:
         given = {"temperature": temperature, "cfg_scale": cfg_scale, "top_k": top_k, "top_p": top_p}
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         sampling = dataclasses.replace(self.config.sampling, **changes)
+        for name, value in (("num_images", num_images), ("image_size", image_size)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{name}: expected a whole number of at least 1, got {value}")
+        if images is not None and isinstance(self.gpt, VAR):
+            raise UserError("images: expected none, as VAR cannot complete pictures")
         count = self._count(labels, text, num_images, images)
         condition = self._condition(labels, text, count)
         tokens = None if images is None else self.encode(images)
@@ -167,8 +172,6 @@ class Model:
         size = min(self.batch_size, count)
         rows, gpt, keys = sampling.rows(size), self._generator, image_keys(seed, np.arange(count))
         if isinstance(gpt, VAR):
-            if known is not None:
-                raise UserError("images: expected none, as VAR cannot complete pictures")
             tokenizer: Any = self.tokenizer
 
             def draw_scales(keys: Array, labels: Array) -> Array:
@@ -275,17 +278,17 @@ class Model:
             raise UserError(f"expected one number of pictures, got {said}")
         count = next(iter(said.values()), 1)
         if count < 1:
-            raise UserError(f"num_images: expected at least 1, got {count}")
+            raise UserError(f"expected at least 1 picture, got {said}")
         return count
 
     def _condition(self, labels: Any, text: Any, count: int) -> Condition:
         """The condition in the form that the model takes it."""
         if not self._text_len:
             if text is not None:
-                raise UserError("text: expected none, for the model is not asked by text")
+                raise UserError("text: expected none, for the model is not text-conditional")
             return self._labels(labels, count)
         if labels is not None:
-            raise UserError("labels: expected none, for the model is asked by text; pass text")
+            raise UserError("labels: expected none, for the model is text-conditional; pass text")
         if self.text_encoder is None:
             raise UserError(
                 "text: expected a text encoder in the model's directory, found none; import it "
@@ -295,7 +298,7 @@ class Model:
         wrong = next((given for given in texts if not isinstance(given, str)), None)
         if wrong is not None:
             raise UserError(f"text: expected texts, got {wrong!r}")
-        features = self.text_encoder(texts, self._text_len)
+        features = self.text_encoder(texts, self._text_len, self.batch_size)
         is_null = jnp.full(count, text is None)
         return TextFeatures(features.features, features.mask, is_null)
 

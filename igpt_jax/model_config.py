@@ -58,6 +58,11 @@ class ModelConfig:
                     f"GPT of {ours}; import those of one image size (--set image_size=N, --set "
                     "grid_shape=[R,C])"
                 )
+        num_classes = 0 if gpt is None else gpt.num_classes
+        if self.class_names and len(self.class_names) != num_classes:
+            raise UserError(
+                f"class_names: expected {num_classes}, one a class, got {len(self.class_names)}"
+            )
         if self.text_encoder is not None and isinstance(gpt, GPTConfig) and gpt.text_len:
             wanted, got = gpt.text_dim, self.text_encoder.embed_dim
             if wanted != got:

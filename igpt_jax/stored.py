@@ -7,20 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from igpt_jax.config import RunConfig
 from igpt_jax.errors import UserError
-from igpt_jax.interop.hub import HUB, download, is_repository
+from igpt_jax.interop.hub import HUB, download, download_file, is_repository
 from igpt_jax.interop.lazy_arrays import place
 from igpt_jax.interop.safetensors_file import open_safetensors
 from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.model import Model
 from igpt_jax.model_config import (
-    Generator,
     GridTokenizerConfig,
     ModelConfig,
     Tokenizer,
@@ -28,9 +25,14 @@ from igpt_jax.model_config import (
     build_generator,
     build_tokenizer,
 )
-from igpt_jax.models.conditioning import TextFeatures
-from igpt_jax.models.gpt import GPT
-from igpt_jax.models.var import VAR
+from igpt_jax.parameters import (
+    abstract_params,
+    flatten,
+    generator_inputs,
+    text_inputs,
+    tokenizer_input,
+    unflatten,
+)
 from igpt_jax.serialization import from_dict, to_dict
 from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.text.t5 import T5Encoder
@@ -38,8 +40,8 @@ from igpt_jax.text.tokenizer import load_text_tokenizer
 from igpt_jax.tokenizers.base import tokenizer_hash
 from igpt_jax.tokenizers.multiscale_vq import MultiscaleVQConfig
 from igpt_jax.training.checkpoint import check_matches, load_metadata, load_params
-from igpt_jax.training.sharding import MeshConfig, make_mesh, param_shardings, replicated
-from igpt_jax.typing import Array, Float, Params
+from igpt_jax.training.sharding import MeshConfig, make_mesh, replicated
+from igpt_jax.typing import Params
 
 TOKENIZER_CHECKPOINTS: Final = Path("tokenizer/checkpoints")
 GPT_CHECKPOINTS: Final = Path("gpt/checkpoints")
@@ -66,8 +68,9 @@ def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> M
     directory = _find(source)
     device = SingleDeviceSharding(jax.local_devices()[0])
     placement: Sharding | Mesh = device if mesh is None else make_mesh(mesh)
-    if (directory / CONFIG).is_file() and is_stored(directory):
+    if is_stored(directory):
         return _load_stored(directory, placement)
+    _check_is_run(directory)
     metadata = load_metadata(directory / GPT_CHECKPOINTS)
     run = from_dict(RunConfig, metadata["config"])
     config = ModelConfig(run.tokenizer, run.gpt, sampling=run.sampling)
@@ -145,11 +148,29 @@ def _find(source: str | os.PathLike[str]) -> Path:
     if directory.is_dir():
         return directory
     if is_repository(written):
-        return download(written.removeprefix(HUB))
+        repo = written.removeprefix(HUB)
+        # Before everything is downloaded.
+        _check_is_ours(download_file(repo, CONFIG), f"hub {repo}", repo)
+        return download(repo)
     raise UserError(
         f"{directory}: expected the directory of a run or ORG/NAME of the Hugging Face Hub, found "
         "none; train one first: python train.py configs/demo.py --workdir runs/demo"
     )
+
+
+def _check_is_run(directory: Path) -> None:
+    """Refuses the directory of a published model."""
+    path = directory / CONFIG
+    if path.is_file() and read_json(path, "").get("kind") != RunConfig.__name__:
+        _check_is_ours(path, str(directory), str(directory))
+
+
+def _check_is_ours(path: Path, what: str, source: str) -> None:
+    if read_json(path, "download it again").get("kind") != ModelConfig.__name__:
+        raise UserError(
+            f"{what}: expected a model that igpt_jax wrote, got a published one; bring it in "
+            f"first: igpt import {source} --kind KIND --to DIR"
+        )
 
 
 def _load_stored(directory: Path, placement: Sharding | Mesh) -> Model:
@@ -187,75 +208,6 @@ def _read_params(path: Path, abstract: Any) -> Params:
     for name in sorted(wanted, key=lambda name: -wanted[name].size):
         placed[name] = jax.block_until_ready(place(arrays, name, wanted[name].sharding))
     return unflatten(placed)
-
-
-def param_name(path: Any) -> str:
-    """Name of a parameter in a file: its path with `/` between."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def flatten(params: Params) -> dict[str, Any]:
-    """Parameters by their names in a file."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {param_name(path): leaf for path, leaf in leaves}
-
-
-def unflatten(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested mapping that `flatten` was given."""
-    tree: dict[str, Any] = {}
-    for name, leaf in named.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
-
-
-def abstract_params(module: nn.Module, *inputs: Any, placement: Sharding | Mesh) -> Any:
-    """Shapes of a module's parameters and where they will lie; nothing is computed.
-
-    Args:
-        module: whose.
-        inputs: that shape them.
-        placement: one sharding for all, or a mesh to lay them out on by the table of rules.
-    """
-    boxed = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    shapes = nn.unbox(boxed)
-    if isinstance(placement, Mesh):
-        shardings = param_shardings(boxed, placement)
-    else:
-        shardings = jax.tree.map(lambda _: placement, shapes)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-
-
-def generator_inputs(gpt: Generator) -> tuple[Any, ...]:
-    """Inputs that shape a generator's parameters."""
-    config = gpt.config
-    labels = jnp.zeros((1,), jnp.int32) if config.num_classes else None
-    if isinstance(gpt, VAR):
-        later = config.seq_len - 1
-        return jnp.zeros((1, later, gpt.config.code_dim)), labels
-    tokens = jnp.zeros((1, config.seq_len - 1), jnp.int32)
-    if isinstance(gpt, GPT) and gpt.config.text_len:
-        shape = (1, gpt.config.text_len)
-        features = jnp.zeros((*shape, gpt.config.text_dim))
-        return tokens, TextFeatures(features, jnp.ones(shape, bool), jnp.zeros(1, bool))
-    return tokens, labels
-
-
-def text_inputs() -> tuple[Array, Array]:
-    """Inputs that shape a text encoder's parameters."""
-    return jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
-
-
-def tokenizer_input(tokenizer: Tokenizer) -> Float[Array, "1 h w 3"]:
-    """An input that shapes a tokenizer's parameters."""
-    return jnp.zeros((1, tokenizer.image_size, tokenizer.image_size, 3))
 
 
 def check_tokenizer(metadata: Mapping[str, Any], found: str) -> None:

@@ -20,7 +20,8 @@ from igpt_jax.grid import image_grid, save_png
 from igpt_jax.losses import bits_per_dim, token_nll
 from igpt_jax.model import Model, decode_tokens, encode_images
 from igpt_jax.models.gpt import GPT
-from igpt_jax.stored import generator_inputs, load_tokenizer, tokenizer_input
+from igpt_jax.parameters import generator_inputs, tokenizer_input
+from igpt_jax.stored import load_tokenizer
 from igpt_jax.tokenizers.adversary import (
     AUTOENCODER,
     DISCRIMINATOR,

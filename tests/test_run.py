@@ -22,9 +22,9 @@ from igpt_jax.errors import UserError
 from igpt_jax.model_config import build_tokenizer
 from igpt_jax.models.attention import init_kv_cache
 from igpt_jax.models.gpt import GPT
+from igpt_jax.parameters import generator_inputs, tokenizer_input
 from igpt_jax.run import run
 from igpt_jax.serialization import from_dict, to_dict
-from igpt_jax.stored import generator_inputs, tokenizer_input
 from igpt_jax.testing import tiny_config
 from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.discriminators import PatchDiscriminatorConfig
@@ -168,7 +168,7 @@ def test_masks_of_single_pictures_and_pictures_of_another_size(model, cards):
         ({"num_images": 0}, "at least 1"),
         ({"labels": [1], "temperature": -1.0}, "temperature"),
         ({"labels": [1], "top_p": 0.0}, "top_p"),
-        ({"labels": [1], "text": "a card"}, "not asked by text"),
+        ({"labels": [1], "text": "a card"}, "not text-conditional"),
         ({"labels": [1], "mask": np.ones((32, 32), bool)}, "pass images"),
         ({"images": CARD, "mask": np.ones((16, 16), bool)}, "mask: expected the shape"),
         ({"images": CARD, "mask": np.full((32, 32), 0.5)}, "true and false"),

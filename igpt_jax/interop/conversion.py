@@ -1,5 +1,6 @@
 """Published checkpoints to our modules and parameters, strictly."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +13,16 @@ import numpy as np
 
 from igpt_jax.errors import UserError
 from igpt_jax.interop.layouts.autoencoders import janus_vq, llamagen_vq, taming_vqgan
-from igpt_jax.interop.layouts.base import Layout, Source, Specs
+from igpt_jax.interop.layouts.base import Layout, Source, Specs, leaf_shapes, names_of
 from igpt_jax.interop.layouts.imagegpt import imagegpt, imagegpt_tf
 from igpt_jax.interop.layouts.llamagen import llamagen_gpt
 from igpt_jax.interop.layouts.maskgit_vq import maskgit_vq
+from igpt_jax.interop.layouts.multiscale_vq import var_vq
 from igpt_jax.interop.layouts.rar import rar
 from igpt_jax.interop.layouts.t5 import t5_encoder
 from igpt_jax.interop.layouts.taming_gpt import taming_gpt
-from igpt_jax.interop.layouts.var import var, var_vq
+from igpt_jax.interop.layouts.var import var
+from igpt_jax.serialization import from_dict, to_dict
 from igpt_jax.typing import Params
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
@@ -77,9 +80,21 @@ def find_layout(specs: Specs, kind: str, **config: Any) -> Layout:
         raise UserError(f"kind: expected one of {', '.join(LAYOUTS)}, got {kind!r}")
     try:
         layout = LAYOUTS[kind](specs, **config)
-    except TypeError as error:  # a field that the config does not have
-        raise UserError(f"{kind}: {error}; see the fields of its config") from error
+        module: Any = layout.module
+        from_dict(type(module.config), to_dict(module.config))  # refuses fields of other types
+        expected = leaf_shapes(module)
+    except UserError:
+        raise
+    except Exception as error:  # a value of another type fails in many ways
+        if not config:
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(
+            f"{kind}: expected settings that a config of its kind takes, got {config}: "
+            f"{reason[:200]}"
+        ) from error
     _check_names(layout, specs, kind)
+    _check_leaves(layout, specs, expected, kind)
     return layout
 
 
@@ -90,9 +105,12 @@ def specs_of(arrays: Arrays) -> dict[str, jax.ShapeDtypeStruct]:
         return dict(known)
     found = {}
     for name, array in arrays.items():
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise UserError(f"{name}: expected an array, got {type(array).__name__}")
-        found[name] = jax.ShapeDtypeStruct(tuple(array.shape), np.asarray(array).dtype)
+        if not isinstance(array, np.ndarray | jax.Array):
+            raise UserError(
+                f"{name}: expected a NumPy array, got {type(array).__name__}; pass "
+                "tensor.detach().float().numpy() of PyTorch's, or the file to igpt import"
+            )
+        found[name] = jax.ShapeDtypeStruct(array.shape, array.dtype)
     return found
 
 
@@ -119,10 +137,16 @@ def build(source: Source, arrays: Arrays) -> np.ndarray:
     for layer, name in enumerate(source.names):
         part = source.build(np.asarray(arrays[name]))
         if stacked is None:
-            stacked = np.empty((len(source.names), *part.shape), part.dtype)
+            dtype = leaf_dtype(source, specs_of(arrays))
+            stacked = np.empty((len(source.names), *part.shape), dtype)
         stacked[layer] = part
     assert stacked is not None
     return stacked
+
+
+def leaf_dtype(source: Source, specs: Specs) -> np.dtype:
+    """Dtype of a parameter: that of its arrays, the wider one where layers differ."""
+    return np.dtype(functools.reduce(jnp.promote_types, (specs[n].dtype for n in source.names)))
 
 
 def check_zeros(layout: Layout, arrays: Arrays, kind: str) -> None:
@@ -155,6 +179,35 @@ def _check_names(layout: Layout, specs: Specs, kind: str) -> None:
             f"{kind}: found {_some(extra)} of shape {list(specs[extra[0]].shape)}, which the model "
             "has no place for; the file is of another kind or of a changed model"
         )
+
+
+def _check_leaves(layout: Layout, specs: Specs, expected: Specs, kind: str) -> None:
+    """Refuses arrays of whole numbers, and settings that ask for other parameters."""
+    for name in names_of(layout.sources):
+        if not jnp.issubdtype(specs[name].dtype, jnp.floating):
+            raise UserError(
+                f"{kind}: expected {name} of floating point numbers, got {specs[name].dtype}; "
+                "quantized checkpoints are not supported"
+            )
+    for path in {**expected, **layout.sources}:
+        built = _built_shape(layout.sources[path], specs) if path in layout.sources else None
+        wanted = expected[path].shape if path in expected else None
+        if built != wanted:
+            raise UserError(
+                f"{kind}: expected {path} of shape {_shape(wanted)}, as the settings say, but the "
+                f"arrays give {_shape(built)}; leave out settings that shapes tell by themselves"
+            )
+
+
+def _built_shape(source: Source, specs: Specs) -> tuple[int, ...]:
+    """What `build` makes of arrays of these shapes, without their memory."""
+    shape = specs[source.names[0]].shape
+    built = source.build(np.broadcast_to(np.zeros((), np.int8), shape)).shape
+    return (len(source.names), *built) if source.stacked else built
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else str(list(shape))
 
 
 def _some(names: list[str]) -> str:

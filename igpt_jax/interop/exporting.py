@@ -22,11 +22,11 @@ from igpt_jax.interop.safetensors_file import write_safetensors
 from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.model import Model
 from igpt_jax.models.gpt import GPT, GPTConfig
+from igpt_jax.parameters import flatten
 from igpt_jax.stored import (
     CONFIG,
     TEXT_TOKENIZER,
     Part,
-    flatten,
     load,
     part_path,
     write_model_config,
@@ -68,8 +68,11 @@ def export(
         UserError: the directory is not empty, the model has another shape than the layout, or the
             Hub refuses.
     """
-    if directory.exists() and any(directory.iterdir()):
+    directory = directory.resolve()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: expected a new or empty directory, got files; name another")
+    if push is not None:
+        hub.check_upload(push)
     model = load(source)
     if layout == "transformers":
         _check_imagegpt(model)
@@ -82,7 +85,8 @@ def export(
             _write_parts(model, temporary, dtype, Path(source))
         measured = read_measured(Path(source))
         _draw(model, temporary / PICTURE, seed)
-        card = model_card(model, measured, layout, push or directory.name, f"--seed {seed}")
+        picture = PICTURE if (temporary / PICTURE).is_file() else None
+        card = model_card(model, measured, layout, push or directory.name, picture)
         (temporary / _CARD).write_text(card)
         temporary.chmod(0o755)
         if directory.exists():
@@ -92,7 +96,12 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
     result: dict[str, Any] = {"directory": str(directory)}
     if push is not None:
-        result["pushed"] = hub.upload(directory, push)
+        try:
+            result["pushed"] = hub.upload(directory, push)
+        except UserError as error:
+            raise UserError(
+                f"{error}; the export is whole in {directory}: hf upload {push} {directory}"
+            ) from error
     return result
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from igpt_jax.errors import UserError
 
 HUB: Final = "hub:"
+_WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _REPO: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _SOURCE: Final = re.compile(r"hub:(?P<repo>[^/]+/[^/]+)/(?P<file>.+)")
 
@@ -71,6 +72,8 @@ def download_file(repo: str, name: str, *, revision: str | None = None) -> Path:
 def is_repository(source: str) -> bool:
     """Whether `ORG/NAME` or `hub:ORG/NAME` is meant, not a path: its first folder is not here."""
     repo = source.removeprefix(HUB)
+    if repo.endswith(_WEIGHTS):
+        return False
     return _REPO.fullmatch(repo) is not None and (repo != source or not Path(repo).parent.is_dir())
 
 
@@ -81,10 +84,47 @@ def download_weights(repo: str) -> Path:
         UserError: as for `download`.
     """
     repo = repo.removeprefix(HUB)
-    folder = download(repo, patterns=("*.json", "*.safetensors"))
-    if not any(folder.rglob("*.safetensors")):
-        folder = download(repo, patterns=("*.json", "*.bin", "*.pt", "*.pth", "*.ckpt"))
-    return folder
+    try:
+        names = list_files(repo)
+    except UserError:  # without a connection, the cache may have it
+        return download(repo, patterns=("*.json", f"*{_WEIGHTS[0]}"))
+    wanted = [name for name in names if name.endswith(_WEIGHTS[0])]
+    wanted = wanted or [name for name in names if name.endswith(_WEIGHTS)]
+    is_sharded = any(name.endswith(".index.json") for name in names)
+    if not wanted or (len(wanted) > 1 and not is_sharded):
+        got = ", ".join(wanted[:6]) or "none"
+        raise UserError(
+            f"hub {repo}: expected one file of weights, got {got}; name it as "
+            f"{HUB}{repo}/{wanted[0] if wanted else 'FILE'}"
+        )
+    return download(repo, patterns=("*.json", *wanted))
+
+
+def list_files(repo: str) -> list[str]:
+    """Names of the files of a repository.
+
+    Raises:
+        UserError: as for `download`.
+    """
+    client = _client(repo)
+    _check_name(repo)
+    with _naming_failures(client, repo, "read"):
+        return sorted(client.HfApi().list_repo_files(repo))
+
+
+def check_upload(repo: str) -> None:
+    """Refuses, before the work, an upload that cannot go on.
+
+    Raises:
+        UserError: not a name, the client is not installed, or nobody is logged in.
+    """
+    client = _client(repo)
+    _check_name(repo)
+    if client.get_token() is None:
+        raise UserError(
+            f"hub {repo}: expected a token that may write, got none; `hf auth login`, or set "
+            "HF_TOKEN"
+        )
 
 
 def split_source(source: str) -> tuple[str, str]:

@@ -2,23 +2,28 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
 from igpt_jax import imagenet
 from igpt_jax.errors import UserError
 from igpt_jax.interop import hub
-from igpt_jax.interop.conversion import LAYOUTS, check_zeros, converted, find_layout
-from igpt_jax.interop.layouts.base import Layout
+from igpt_jax.interop.conversion import (
+    LAYOUTS,
+    check_zeros,
+    converted,
+    find_layout,
+    leaf_dtype,
+)
+from igpt_jax.interop.layouts.base import Layout, leaf_shapes
 from igpt_jax.interop.lazy_arrays import LazyArrays
-from igpt_jax.interop.safetensors_file import write_safetensors
+from igpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
 from igpt_jax.interop.weights import open_weights, resolve_weights
 from igpt_jax.model_config import ModelConfig
 from igpt_jax.sampling.sampler import SamplingConfig
@@ -27,14 +32,9 @@ from igpt_jax.stored import (
     PARTS,
     TEXT_TOKENIZER,
     Part,
-    abstract_params,
-    flatten,
-    generator_inputs,
     is_stored,
     part_path,
     read_model_config,
-    text_inputs,
-    tokenizer_input,
     write_model_config,
 )
 from igpt_jax.text.tokenizer import load_text_tokenizer
@@ -55,12 +55,13 @@ _CLUSTERS: Final = "preprocessor_config.json"  # where Hugging Face's ImageGPT h
 _TEXT_TOKENIZER: Final = "tokenizer.json"
 _SAFE_RANGE: Final = 1 + 1e-3
 
-# As published: LlamaGen's demo and its text script, taming's ImageNet, VAR's demo.
+# As published: LlamaGen's demo and text script, taming's README, VAR's demo notebook.
 _SAMPLING: Final[Mapping[str, SamplingConfig]] = {
     "llamagen-gpt": SamplingConfig(cfg_scale=4.0, top_k=2_000),
     "llamagen-text": SamplingConfig(cfg_scale=7.5, top_k=1_000),
     "taming-gpt": SamplingConfig(top_k=600, top_p=0.92),
-    "var": SamplingConfig(cfg_scale=2.5, top_k=900, top_p=0.96),
+    "taming-unconditional": SamplingConfig(top_k=250),
+    "var": SamplingConfig(cfg_scale=5.0, top_k=900, top_p=0.95),  # its cfg of 4 is 5 of ours
 }
 # RAR by its channels: guidance, power and temperature of its released sizes.
 _RAR_SAMPLING: Final = {
@@ -96,11 +97,13 @@ def import_part(
         UserError: the source does not fit the kind, or the directory has such a part already.
     """
     if kind not in KINDS:
-        raise UserError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+        raise UserError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     path = hub.download_weights(source) if hub.is_repository(source) else resolve_weights(source)
     part = "tokenizer" if kind == PALETTE else _PARTS.get(kind, "gpt")
     before = _directory_config(directory, part)
     if kind == PALETTE:
+        if set(config) - {"image_size"} or not isinstance(config.get("image_size", 32), int):
+            raise UserError(f"palette: expected no setting but image_size=N, got {config}")
         params, palette = read_palette(path, **config)
         _write_palette(directory, params)
         return _finish(directory, dataclasses.replace(before, tokenizer=palette), part, source)
@@ -120,12 +123,11 @@ def import_part(
         after = dataclasses.replace(after, tokenizer=palette)
     text_path = None
     if part == "text_encoder":
-        given = beside / _TEXT_TOKENIZER if text_tokenizer is None else text_tokenizer
-        text_path = resolve_weights(given)
+        text_path = _text_tokenizer_path(source, beside, text_tokenizer)
         load_text_tokenizer(text_path)  # refuses what is none before anything is written
     directory.mkdir(parents=True, exist_ok=True)
     specs = _specs(layout, arrays)
-    metadata = {"kind": kind, "source": str(source)}
+    metadata = {"format": "igpt_jax", "kind": kind}
     write_safetensors(part_path(directory, part), specs, converted(layout, arrays), metadata)
     if clusters is not None:
         _write_palette(directory, clusters)
@@ -162,8 +164,12 @@ def read_palette(
 
 def _of_generator(kind: str, config: Any, before: ModelConfig) -> dict[str, Any]:
     """How a generator is drawn from, and what its classes are called."""
-    text = getattr(config, "text_len", 0) > 0
-    sampling = _SAMPLING.get("llamagen-text" if text else kind, before.sampling)
+    name = kind
+    if getattr(config, "text_len", 0):
+        name = "llamagen-text"
+    elif kind == "taming-gpt" and not config.num_classes:
+        name = "taming-unconditional"
+    sampling = _SAMPLING.get(name, before.sampling)
     if kind == "rar" and config.embed_dim in _RAR_SAMPLING:
         scale, power, temperature = _RAR_SAMPLING[config.embed_dim]
         sampling = SamplingConfig(
@@ -191,7 +197,8 @@ def _directory_config(directory: Path, part: Part) -> ModelConfig:
         return ModelConfig()
     if not is_stored(directory):
         raise UserError(
-            f"{directory}: expected a directory that igpt import wrote, got a run; name another"
+            f"{directory}: expected a directory that igpt import wrote, got another's {CONFIG}; "
+            "name another directory"
         )
     config = read_model_config(directory)
     if getattr(config, part) is not None:
@@ -202,28 +209,29 @@ def _directory_config(directory: Path, part: Part) -> ModelConfig:
     return config
 
 
+def _text_tokenizer_path(source: str, beside: Path, given: str | None) -> Path:
+    """Where `tokenizer.json` of a text encoder is."""
+    if given is not None:
+        return resolve_weights(given)
+    if source.startswith(hub.HUB) and not hub.is_repository(source):
+        repo, _ = hub.split_source(source)
+        return hub.download_file(repo, _TEXT_TOKENIZER)
+    path = beside / _TEXT_TOKENIZER
+    if not path.is_file():
+        raise UserError(
+            f"text tokenizer: expected {path}, found none; pass --text-tokenizer FILE, or "
+            f"{hub.HUB}ORG/NAME/{_TEXT_TOKENIZER}"
+        )
+    return path
+
+
 def _specs(layout: Layout, arrays: LazyArrays) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of each of our parameters, none of them read."""
-    module: Any = layout.module
-    inputs = {
-        "tokenizer": lambda: (tokenizer_input(module),),
-        "gpt": lambda: generator_inputs(module),
-        "text_encoder": text_inputs,
-    }[_part_of(module)]()
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    shapes = flatten(abstract_params(module, *inputs, placement=device))
+    shapes = leaf_shapes(layout.module)
     return {
-        name: jax.ShapeDtypeStruct(
-            shapes[name].shape, jnp.dtype(arrays.specs[source.names[0]].dtype)
-        )
+        name: jax.ShapeDtypeStruct(shapes[name].shape, leaf_dtype(source, arrays.specs))
         for name, source in layout.sources.items()
     }
-
-
-def _part_of(module: Any) -> Part:
-    if hasattr(module, "image_size"):
-        return "tokenizer"
-    return "gpt" if hasattr(module.config, "seq_len") else "text_encoder"
 
 
 def _write_palette(directory: Path, params: Mapping[str, np.ndarray]) -> None:
@@ -239,10 +247,14 @@ def _write_palette(directory: Path, params: Mapping[str, np.ndarray]) -> None:
 
 def _finish(directory: Path, config: ModelConfig, part: Part, source: str) -> dict[str, Any]:
     write_model_config(directory, config)
-    size = part_path(directory, part).stat().st_size
+    path = part_path(directory, part)
+    arrays = open_safetensors(path).specs.values()
     missing = [name for name in ("tokenizer", "gpt") if getattr(config, name) is None]
     result: dict[str, Any] = {"directory": str(directory), "part": part, "source": source}
-    result["bytes"] = size
+    if layers := getattr(getattr(config, part), "num_layers", None):
+        result["layers"] = layers
+    result["parameters"] = sum(math.prod(spec.shape) for spec in arrays)
+    result["bytes"] = path.stat().st_size
     if missing:
         result["missing"] = ", ".join(missing)
     return result

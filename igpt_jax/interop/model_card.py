@@ -25,7 +25,7 @@ _WORDS: Final = {
 
 
 def model_card(
-    model: Model, measured: Mapping[str, float], layout: str, name: str, drawn_with: str
+    model: Model, measured: Mapping[str, float], layout: str, name: str, picture: str | None
 ) -> str:
     """The card as Markdown with the Hub's front matter.
 
@@ -34,7 +34,7 @@ def model_card(
         measured: numbers by name; none are made up where there are none.
         layout: of the files, see `igpt_jax.interop.exporting.export`.
         name: ORG/NAME, or the directory's.
-        drawn_with: settings of the picture beyond the model's own.
+        picture: file of samples beside the card; None for none.
     """
     return "\n".join(
         [
@@ -44,7 +44,7 @@ def model_card(
             "",
             _sentence(model),
             "",
-            *_picture(model, drawn_with),
+            *([f"![Samples with the settings in config.json]({picture})", ""] if picture else []),
             "## Use",
             *_use(model, layout, name),
             "",
@@ -74,22 +74,16 @@ def _sentence(model: Model) -> str:
     if model.gpt is None:
         return f"A tokenizer of {size} x {size} pictures, trained or imported with igpt_jax."
     config = model.gpt.config
-    asked = "asked by nothing"
+    condition = "unconditional"
     if isinstance(model.gpt, GPT) and model.gpt.config.text_len:
-        asked = "asked by text"
+        condition = "text-conditional"
     elif config.num_classes:
-        asked = f"asked by one of {config.num_classes:,} classes"
+        condition = f"class-conditional ({config.num_classes:,} classes)"
     return (
-        f"Draws {size} x {size} pictures, {asked}: {config.seq_len:,} tokens of "
+        f"Draws {size} x {size} pictures, {condition}: {config.seq_len:,} tokens of "
         f"{config.vocab_size:,} {'colours' if isinstance(model.tokenizer, Palette) else 'codes'} "
         "each. Trained or imported with igpt_jax."
     )
-
-
-def _picture(model: Model, drawn_with: str) -> list[str]:
-    if model.gpt is None:
-        return []
-    return [f"![Samples with the settings in config.json, {drawn_with}](samples.png)", ""]
 
 
 def _use(model: Model, layout: str, name: str) -> list[str]:

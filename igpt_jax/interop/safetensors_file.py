@@ -66,17 +66,6 @@ def open_safetensors(path: Path) -> LazyArrays:
     return LazyArrays({name: arrays[name] for name in header})
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read the free text of a header.
-
-    Raises:
-        UserError: no such file, or it is damaged.
-    """
-    with naming_damage(path), path.open("rb") as file:
-        _, header = _read_header(file, os.stat(path).st_size)
-        return {str(key): str(value) for key, value in header.get(_METADATA, {}).items()}
-
-
 def write_safetensors(
     path: Path,
     specs: Mapping[str, jax.ShapeDtypeStruct],

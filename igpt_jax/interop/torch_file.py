@@ -32,6 +32,8 @@ from igpt_jax.interop.lazy_arrays import (
 )
 
 _PREFERRED: Final = ("state_dict", "model")
+_MAX_DEPTH: Final = 3  # VAR's training nests two deep
+_MODULE_WRAPPERS: Final = ("_orig_mod.", "module.")
 _OLD_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _STORAGES: Final = {
     "DoubleStorage": "float64",
@@ -80,8 +82,9 @@ def open_torch(path: Path, entry: str | None = None) -> LazyArrays:
 
     Args:
         path: the file.
-        entry: which entry to take. None takes `state_dict` or else `model`, or the only one there
-            is. LlamaGen's training writes `model` and `ema`, of which its own evaluation of
+        entry: which entry to take, with dots where they are nested, such as `trainer.vae_local` of
+            VAR's training. None takes `state_dict` or else `model`, or the only one there is.
+            LlamaGen's training writes `model` and `ema`, of which its own evaluation of
             tokenizers (reconstruction_vq_ddp.py) prefers `ema`.
 
     Raises:
@@ -108,29 +111,44 @@ def open_torch(path: Path, entry: str | None = None) -> LazyArrays:
 
 def _choose(path: Path, contents: Any, entry: str | None) -> dict[str, _Tensor]:
     """The mapping of tensors that is meant."""
-
-    def tensors_of(value: Any) -> dict[str, _Tensor]:
-        items = value.items() if isinstance(value, dict) else ()
-        return {name: tensor for name, tensor in items if isinstance(tensor, _Tensor)}
-
-    entries = contents if isinstance(contents, dict) else {}
-    nested = {name: found for name, value in entries.items() if (found := tensors_of(value))}
-    alone = tensors_of(contents)
+    found = _mappings(contents)
+    named = {".".join(place): tensors for place, tensors in found.items()}
     for name in _PREFERRED if entry is None else (entry,):
-        if name in nested:
-            return nested[name]
-    candidates = [*nested.values(), alone] if alone else [*nested.values()]
-    if entry is None and len(candidates) == 1:
-        return candidates[0]
+        if name in named:
+            return _without_wrapper(named[name])
+    # What lies in an optimizer's state is no candidate beside an entry of its own.
+    outermost = [place for place in found if len(place) <= max(1, min(map(len, found)))]
+    if entry is None and len(outermost) == 1:
+        return _without_wrapper(found[outermost[0]])
     kind = "an object" if contents is UNKNOWN else type(contents).__name__
-    others = [name for name in entries if name not in nested]
-    names = ", ".join(f"{name!r:.60}" for name in [*nested, *others][:6])
-    wanted = f"alone or under {' or '.join(_PREFERRED)}" if entry is None else f"under {entry}"
+    others = list(contents) if isinstance(contents, dict) else []
+    names = [name for name in dict.fromkeys([*named, *others]) if name]
+    shown = ", ".join(f"{name!r:.60}" for name in names[:6])
+    where = f"alone or under {' or '.join(_PREFERRED)}" if entry is None else f"under {entry}"
+    remedy = "choose an entry that has tensors (--entry)" if found else "save it as .safetensors"
     raise UserError(
-        f"weights {path}: expected a mapping of tensors {wanted}, got "
-        f"{f'entries {names}' if names else kind}; "
-        f"{'choose an entry that has tensors' if nested else 'save it as .safetensors'}"
+        f"weights {path}: expected a mapping of tensors {where}, got "
+        f"{f'entries {shown}' if shown else kind}; {remedy}"
     )
+
+
+def _mappings(value: Any, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], dict[str, _Tensor]]:
+    """Every mapping that holds tensors, by the keys on the way to it; outer ones come first."""
+    if not isinstance(value, dict) or len(place) > _MAX_DEPTH:
+        return {}
+    tensors = {key: item for key, item in value.items() if isinstance(item, _Tensor)}
+    found = {place: tensors} if tensors else {}
+    for key, item in value.items():
+        found |= _mappings(item, (*place, str(key)))
+    return found
+
+
+def _without_wrapper(tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
+    """Without what DistributedDataParallel and torch.compile put before all names."""
+    for prefix in _MODULE_WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): each for name, each in tensors.items()}
+    return tensors
 
 
 def _locate(path: Path, places: _Places, tensor: _Tensor) -> StoredArray:

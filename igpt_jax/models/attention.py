@@ -191,7 +191,7 @@ class CausalSelfAttention(nn.Module):
             out = attend(query, key, value, prefix_mask)
         else:
             assert layer is not None
-            kv_cache = _write(kv_cache, layer, key, value)
+            kv_cache = write_kv_cache(kv_cache, layer, key, value)
             keys, values = kv_cache.keys[layer], kv_cache.values[layer]
             out = attend_cached(query, keys, values, kv_cache.length, prefix_mask)
         out = nn.DenseGeneral(
@@ -206,7 +206,7 @@ class CausalSelfAttention(nn.Module):
         return out, kv_cache
 
 
-def _write(
+def write_kv_cache(
     kv_cache: KVCache,
     layer: Int[Array, ""],
     key: Float[Array, "b q n k"],

@@ -100,6 +100,11 @@ class GPTConfig:
         for name in ("embed_dropout", "residual_dropout", "cond_drop_prob"):
             _check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
         _check(
+            min(self.grid_shape) >= 0 and (self.seq_len > 0 or not any(self.grid_shape)),
+            "grid_shape must be two numbers of at least 1",
+            self.grid_shape,
+        )
+        _check(
             self.embed_dim % self.num_heads == 0,
             f"embed_dim must divide by num_heads {self.num_heads}",
             self.embed_dim,

@@ -23,18 +23,9 @@ from igpt_jax.partitioning import shard_rows
 from igpt_jax.scales import scale_bounds
 from igpt_jax.typing import Array, Float, Int
 
-__all__ = ["VAR", "VARConfig", "init_kv_cache", "var"]
+__all__ = ["VAR", "VARConfig", "var"]
 
 HEAD_INIT = 0.02  # published, relative to the spread of other weights
-
-
-def init_kv_cache(config: VARConfig, batch_size: int) -> KVCache:
-    """An empty cache with room for every scale."""
-    shape = (config.num_layers, batch_size, config.num_heads, config.seq_len, config.head_dim)
-    dtype = resolve_dtype(config.dtype)
-    return KVCache(
-        keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype), length=jnp.int32(0)
-    )
 
 
 class VAR(nn.Module):

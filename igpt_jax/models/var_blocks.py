@@ -1,6 +1,5 @@
 """The layers of VAR (Tian et al. 2024, section 3.3): attention over scales, steered by a class."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.models.attention import KVCache
+from igpt_jax.models.attention import KVCache, write_kv_cache
 from igpt_jax.models.layers import zeros_init
 from igpt_jax.models.var_config import VARConfig
 from igpt_jax.partitioning import shard_rows
@@ -104,7 +103,7 @@ class ScaleAttention(nn.Module):
         if kv_cache is None:
             mask = jnp.asarray(scale_mask(config.scales))[None, None]
         else:
-            mask, kv_cache = None, _write(kv_cache, layer, key, value)
+            mask, kv_cache = None, write_kv_cache(kv_cache, layer, key, value)
             key, value = (
                 slots[layer, :, :, :num_slots].swapaxes(1, 2)
                 for slots in (kv_cache.keys, kv_cache.values)
@@ -121,22 +120,6 @@ class ScaleAttention(nn.Module):
             name="out",
         )(out)
         return out, kv_cache
-
-
-def _write(
-    kv_cache: KVCache,
-    layer: Int[Array, ""],
-    key: Float[Array, "b q n k"],
-    value: Float[Array, "b q n k"],
-) -> KVCache:
-    """Writes one layer's new keys and values behind the filled slots."""
-    start = (layer, 0, 0, kv_cache.length, 0)
-    key, value = (x.swapaxes(1, 2)[None] for x in (key, value))
-    return dataclasses.replace(
-        kv_cache,
-        keys=jax.lax.dynamic_update_slice(kv_cache.keys, key, start),
-        values=jax.lax.dynamic_update_slice(kv_cache.values, value, start),
-    )
 
 
 class VARBlock(nn.Module):

@@ -67,6 +67,16 @@ class VARConfig:
         return self.embed_dim // self.num_heads
 
     @property
+    def kv_heads(self) -> int:
+        """Key and value heads: all."""
+        return self.num_heads
+
+    @property
+    def num_slots(self) -> int:
+        """Cache slots of a whole picture."""
+        return self.seq_len
+
+    @property
     def seq_len(self) -> int:
         """Tokens `l` of one picture."""
         return num_tokens(self.scales)

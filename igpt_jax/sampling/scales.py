@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.errors import UserError
-from igpt_jax.models.var import VAR, VARConfig, init_kv_cache
+from igpt_jax.models.attention import init_kv_cache
+from igpt_jax.models.var import VAR, VARConfig
 from igpt_jax.sampling.logits import draw, guide
 from igpt_jax.sampling.sampler import SamplingParams
 from igpt_jax.scales import scale_bounds

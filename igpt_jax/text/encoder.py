@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from igpt_jax.errors import UserError
 from igpt_jax.models.conditioning import TextFeatures
@@ -39,22 +40,34 @@ class TextEncoder:
                 "give the tokenizer.json published with the encoder"
             )
 
-    def __call__(self, texts: Sequence[str], length: int) -> TextFeatures:
+    def __call__(self, texts: Sequence[str], length: int, batch_size: int = 64) -> TextFeatures:
         """Features of texts as LlamaGen was trained with them.
 
-        Captions are cleaned, encoded in `length` slots, and padded on the left.
+        Captions are cleaned, encoded in `length` slots, and padded on the left. Equal texts are
+        encoded once, in parts of `batch_size`.
 
         Raises:
             UserError: a text is no text.
         """
-        tokens, mask = self.tokenizer.encode([clean_caption(text) for text in texts], length)
-        features, mask = _encode(self.module, self.params, jnp.asarray(tokens), jnp.asarray(mask))
-        return TextFeatures(features, mask, jnp.zeros(len(mask), bool))
+        distinct = list(dict.fromkeys(texts))
+        size = min(batch_size, len(distinct))
+        tokens, mask = self.tokenizer.encode([clean_caption(text) for text in distinct], length)
+        parts = []
+        for start in range(0, len(distinct), size):
+            rows = np.minimum(np.arange(start, start + size), len(distinct) - 1)
+            parts.append(_encode(self.module, self.params, tokens[rows], mask[rows]))
+        place = {text: row for row, text in enumerate(distinct)}
+        rows = np.array([place[text] for text in texts])
+        features, padded = (jnp.concatenate(column)[rows] for column in zip(*parts, strict=True))
+        return TextFeatures(features, padded, jnp.zeros(len(texts), bool))
 
 
 @partial(jax.jit, static_argnums=0)
 def _encode(
-    module: T5Encoder, params: Params, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
+    module: T5Encoder,
+    params: Params,
+    tokens: Int[Array, "b t"] | Int[np.ndarray, "b t"],
+    mask: Bool[Array, "b t"] | Bool[np.ndarray, "b t"],
 ) -> tuple[Float[Array, "b t d"], Bool[Array, "b t"]]:
     features: Any = module.apply({"params": params}, tokens, mask)
-    return left_padded(features, mask)
+    return left_padded(features, jnp.asarray(mask))

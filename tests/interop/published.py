@@ -50,6 +50,24 @@ SIZES = {
         "model/wte": (16, 24), "model/wpe": (16, 24), "model/h0/attn/q_proj": (3, 8, 24),
         "model/h0/mlp/c_fc/w": (24, 96),
     },
+    "maskgit-vq": {
+        "encoder.conv_in.weight": (32, 3, 3, 3), "quantize.embedding.weight": (16, 8),
+        "encoder.down.0.block.0.norm2.weight": (32,), "encoder.down.1.block.0.norm2.weight": (32,),
+    },
+    "rar": {
+        "pos_embed": (1, 1_040, 32), "lm_head.weight": (16, 32),
+        "blocks.0.attn.q_norm.weight": (16,), "blocks.0.mlp.fc1.weight": (64, 32),
+        "embeddings.weight": (28, 32),
+    },
+    "var-vq": {
+        "encoder.conv_in.weight": (32, 3, 3, 3), "quantize.embedding.weight": (16, 8),
+        "encoder.down.0.block.0.conv1.weight": (32, 32, 3, 3),
+        "encoder.down.1.block.0.conv1.weight": (32, 32, 3, 3),
+    },
+    "var": {
+        "word_embed.weight": (64, 8), "blocks.0.attn.scale_mul_1H11": (1, 2, 1, 1),
+        "class_emb.weight": (11, 64), "head.weight": (16, 64), "pos_1LC": (1, 21, 64),
+    },
     "t5-encoder": {
         "shared.weight": (600, T5_DIM),
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (8, 2),
@@ -67,6 +85,9 @@ CONFIG = {
     "janus-vq": {"image_size": 8},
     "taming-gpt": {"num_heads": 3, "num_classes": 10},
     "imagegpt": {"num_heads": 3},
+    "maskgit-vq": {"image_size": 8},
+    "var-vq": {"image_size": 8, "scales": (1, 2, 4)},
+    "var": {"scales": (1, 2, 4)},
 }
 
 

@@ -13,7 +13,7 @@ from igpt_jax.cli import main
 from igpt_jax.errors import UserError
 from igpt_jax.interop.exporting import export
 from igpt_jax.interop.importing import import_part
-from igpt_jax.stored import flatten
+from igpt_jax.parameters import flatten
 
 
 def test_a_run_comes_back_from_its_export(tiny_run, tmp_path, capsys):

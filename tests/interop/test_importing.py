@@ -15,8 +15,9 @@ from igpt_jax.cli import main
 from igpt_jax.errors import UserError
 from igpt_jax.interop.importing import import_part
 from igpt_jax.interop.safetensors_file import open_safetensors
+from igpt_jax.parameters import flatten
 from igpt_jax.run import run
-from igpt_jax.stored import flatten
+from igpt_jax.stored import read_model_config
 from igpt_jax.testing import tiny_config
 
 TEXT_TOKENIZER = Path(__file__).parent.parent / "text" / "tokenizer.json"
@@ -66,6 +67,71 @@ def test_an_imported_model_draws_encodes_and_judges(classes):
     np.testing.assert_array_equal(model.sample(labels=[1, 9, 3], seed=0), images)
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "generator"),
+    [("maskgit-vq", "rar"), ("var-vq", "var"), ("janus-vq", "llamagen-gpt")],
+)
+def test_other_families_draw_encode_and_judge(tokenizer, generator, tmp_path):
+    for name in (tokenizer, generator):
+        path, _ = source(name, tmp_path)
+        import_part(str(path), name, tmp_path / "model", **published.CONFIG.get(name, {}))
+    model = igpt_jax.load(tmp_path / "model")
+    images = model.sample(labels=[1, 9, 3], seed=0)
+    assert images.shape == (3, 8, 8, 3)
+    tokens = model.encode(images)
+    assert tokens.shape == (3, 21 if generator == "var" else 16)
+    assert model.decode(tokens).shape == images.shape
+    nats = model.log_likelihood(images, labels=[1, 9, 3])
+    np.testing.assert_allclose(nats[:1], model.log_likelihood(images[:1], labels=1), rtol=1e-5)
+    assert (nats < 0).all()
+    mask = np.zeros((8, 8), bool)
+    mask[:, :4] = True
+    if generator == "var":
+        with pytest.raises(UserError, match="VAR cannot complete pictures"):
+            model.sample(labels=1, images=images[:1], mask=mask)
+    else:
+        assert model.sample(labels=1, images=images[:1], mask=mask).shape == (1, 8, 8, 3)
+
+
+# Guidance, k, p, temperature: sample_c2i.py and sample_t2i.py of LlamaGen, the README of taming,
+# demo_sample.ipynb of VAR (whose cfg is one less), README_RAR.md.
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llamagen-gpt", (4.0, 2_000, 1.0, 1.0)),
+        ("llamagen-text", (7.5, 1_000, 1.0, 1.0)),
+        ("taming-gpt", (1.0, 600, 0.92, 1.0)),
+        ("var", (5.0, 900, 0.95, 1.0)),
+        ("imagegpt", (1.0, 0, 1.0, 1.0)),
+    ],
+)
+def test_models_are_drawn_from_as_published(name, expected, tmp_path):
+    path, _ = source(name, tmp_path)
+    kind = name.replace("llamagen-text", "llamagen-gpt")
+    import_part(str(path), kind, tmp_path / "model", **published.CONFIG[name])
+    found = read_model_config(tmp_path / "model").sampling
+    assert (found.cfg_scale, found.top_k, found.top_p, found.temperature) == expected
+
+
+def test_faces_of_taming_have_no_classes(tmp_path):
+    path, arrays = source("taming-gpt", tmp_path)
+    assert "0 for an unconditional one" in refused(
+        path, "taming-gpt", tmp_path / "model", num_heads=3
+    )
+    import_part(str(path), "taming-gpt", tmp_path / "model", num_heads=3, num_classes=0)
+    config = read_model_config(tmp_path / "model")
+    assert (config.gpt.num_classes, config.sampling.top_k) == (0, 250)
+    stored = open_safetensors(tmp_path / "model" / "gpt.safetensors")
+    first = arrays["transformer.tok_emb.weight"][0]
+    np.testing.assert_array_equal(stored["prefix/embedding_0"], first)
+    # A table of more positions than there are tokens is cut.
+    config = {"num_heads": 3, "num_classes": 0, "grid_shape": (3, 4)}
+    import_part(str(path), "taming-gpt", tmp_path / "cut", **config)
+    stored = open_safetensors(tmp_path / "cut" / "gpt.safetensors")
+    positions = arrays["transformer.pos_emb"][0, :12]
+    np.testing.assert_array_equal(stored["position_embedding"], positions)
+
+
 def test_a_text_model_is_asked_by_sentences(tmp_path):
     pytest.importorskip("tokenizers.tokenizers")
     for name in ("llamagen-vq", "llamagen-text"):
@@ -75,7 +141,7 @@ def test_a_text_model_is_asked_by_sentences(tmp_path):
     with pytest.raises(UserError, match="igpt import SOURCE --kind t5-encoder"):
         igpt_jax.load(tmp_path / "model").sample(text="a card")
     path, _ = source("t5-encoder", tmp_path)
-    with pytest.raises(UserError, match=r"expected a tokenizer\.json, found none"):
+    with pytest.raises(UserError, match=r"tokenizer\.json, found none; pass --text-tokenizer"):
         import_part(str(path), "t5-encoder", tmp_path / "model")
     import_part(str(path), "t5-encoder", tmp_path / "model", text_tokenizer=str(TEXT_TOKENIZER))
     model = igpt_jax.load(tmp_path / "model")
@@ -89,7 +155,7 @@ def test_a_text_model_is_asked_by_sentences(tmp_path):
     assert len(set(likelihood.tolist())) == 3
     null = model.log_likelihood(drawn[:1])
     assert null != likelihood[0]
-    with pytest.raises(UserError, match="asked by text; pass text"):
+    with pytest.raises(UserError, match="text-conditional; pass text"):
         model.sample(labels=[1])
 
 
@@ -202,6 +268,58 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     assert "found one" in refused(path, "llamagen-gpt", to, **config)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"positions": "learned"}, {"use_bias": True}, {"qk_norm": True}, {"norm": "foo"},
+        {"prefix_rotation": "foo"}, {"grid_shape": (4,)}, {"grid_shape": (4, 4, 1)},
+        {"grid_shape": ("a", "b")}, {"grid_shape": (-4, -4)}, {"grid_shape": (0, 0)},
+        {"num_heads": 1.5}, {"num_heads": 3.0}, {"dtype": "foo"}, {"activation": "gelu"},
+        {"remat": "foo"}, {"norm_epsilon": "abc"}, {"rope_base": "x"}, {"num_classes": 500},
+        {"vocab_size": 99}, {"num_layers": 1}, {"embed_dim": 48}, {"mlp_dim": 64},
+        {"num_kv_heads": 1}, {"text_len": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_do_not_fit_leave_nothing_behind(setting, tmp_path):
+    path, arrays = source("llamagen-gpt", tmp_path)
+    config = published.CONFIG["llamagen-gpt"] | setting
+    refused(path, "llamagen-gpt", tmp_path / "model", **config)
+    with pytest.raises(UserError):
+        interop.convert(arrays, "llamagen-gpt", **config)
+
+
+def test_settings_of_tokenizers_are_checked(tmp_path):
+    path, _ = source("llamagen-vq", tmp_path)
+    for setting in ({"image_size": 8.0}, {"image_size": 9}, {"attention": False},
+                    {"base_channels": 64}, {"quantizer": 3}):  # fmt: skip
+        refused(path, "llamagen-vq", tmp_path / "model", **({"image_size": 8} | setting))
+    np.save(tmp_path / "palette.npy", np.zeros((4, 3), np.float32))
+    for setting in ({"foo": 1}, {"image_size": 0}):
+        refused(tmp_path / "palette.npy", "palette", tmp_path / "model", **setting)
+
+
+def test_whole_numbers_are_refused_and_the_widest_dtype_wins(tmp_path):
+    _, arrays = source("llamagen-gpt", tmp_path)
+    config = published.CONFIG["llamagen-gpt"]
+    whole = arrays | {"output.weight": arrays["output.weight"].astype(np.int32)}
+    with pytest.raises(UserError, match=r"output\.weight of floating point numbers, got int32"):
+        interop.convert(whole, "llamagen-gpt", **config)
+    first = "layers.0.attention.wo.weight"
+    mixed = arrays | {first: arrays[first].astype(np.float16)}
+    _, params = interop.convert(mixed, "llamagen-gpt", **config)
+    kernel = params["blocks"]["attention"]["out"]["kernel"]
+    assert kernel.dtype == np.float32
+    theirs = arrays["layers.1.attention.wo.weight"].T.reshape(3, -1, 24)
+    np.testing.assert_array_equal(kernel[1], theirs)
+
+
+def test_published_directories_say_how_to_bring_them_in(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "imagegpt"}))
+    with pytest.raises(UserError, match="got a published one; bring it in first: igpt import"):
+        igpt_jax.load(tmp_path)
+
+
 def test_biases_of_imagegpt_must_be_zero(tmp_path):
     _, arrays = source("imagegpt", tmp_path)
     arrays["transformer.h.0.mlp.c_fc.bias"] = np.zeros(96, np.float32)
@@ -243,7 +361,7 @@ def test_a_tokenizer_alone_encodes_and_says_what_it_lacks(tmp_path):
 
 def test_other_directories_are_left_alone(tiny_run, tmp_path):
     path, _ = source("llamagen-vq", tmp_path)
-    assert "got a run" in refused(path, "llamagen-vq", tiny_run, image_size=8)
+    assert "got another's config.json" in refused(path, "llamagen-vq", tiny_run, image_size=8)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
     assert "got other files" in refused(path, "llamagen-vq", tmp_path / "home", image_size=8)

@@ -8,7 +8,7 @@ import pytest
 
 from igpt_jax.interop.conversion import find_layout
 from igpt_jax.interop.layouts.base import names_of
-from igpt_jax.stored import abstract_params, flatten, generator_inputs
+from igpt_jax.parameters import abstract_params, flatten, generator_inputs
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 

@@ -182,10 +182,23 @@ WRITERS = pytest.mark.parametrize("write", [write_zip, write_old])
         mapping(ema=mapping(v=tensor()), model=mapping(w=tensor())),
         mapping(module=mapping(w=tensor()), optimizer=mapping(state=mapping(m=tensor()))),
         mapping(w=tensor(more=b"}")),
+        mapping(a=mapping(b=mapping(w=tensor()))),
+        mapping(model=mapping(**{"module.w": tensor()})),
+        mapping(**{"_orig_mod.module.w": tensor()}),
     ],
 )
 def test_where_the_mapping_is(tmp_path, write, body):
     assert_same(open_torch(write(tmp_path / "a.pt", body)), {"w": ramp(4)})
+
+
+@WRITERS
+@pytest.mark.parametrize("entry", ["trainer.vae_local", "trainer.var_wo_ddp"])
+def test_nested_entries_are_named_with_dots(tmp_path, write, entry):
+    nested = mapping(vae_local=mapping(w=tensor()), var_wo_ddp=mapping(w=tensor()))
+    path = write(tmp_path / "a.pt", mapping(trainer=nested, epoch=b"K\x03"))
+    assert_same(open_torch(path, entry), {"w": ramp(4)})
+    with pytest.raises(UserError, match=r"'trainer\.vae_local', 'trainer\.var_wo_ddp'"):
+        open_torch(path)
 
 
 @WRITERS
@@ -199,7 +212,10 @@ def test_where_the_mapping_is(tmp_path, write, body):
         (mapping(state_dict=b"}"), "entries 'state_dict'"),
         (mapping(a=mapping(w=tensor()), b=mapping(w=tensor())), "entries 'a', 'b'"),
         (mapping(loss=tensor(), a=mapping(w=tensor())), "entries 'a', 'loss'"),
-        (mapping(a=mapping(b=mapping(w=tensor()))), "entries 'a'"),
+        (
+            mapping(a=mapping(b=mapping(w=tensor()), c=mapping(w=tensor()))),
+            "entries 'a.b', 'a.c', 'a'",
+        ),
         (mapping(w=tensor(more=mapping(neg=b"\x88"))), "entries 'w'"),
     ],
 )

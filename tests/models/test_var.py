@@ -14,7 +14,8 @@ import pytest
 from igpt_jax.errors import UserError
 from igpt_jax.interop.conversion import converted
 from igpt_jax.interop.layouts.var import var as var_layout
-from igpt_jax.models.var import VAR, VARConfig, init_kv_cache, var
+from igpt_jax.models.attention import init_kv_cache
+from igpt_jax.models.var import VAR, VARConfig, var
 from igpt_jax.sampling.logits import keep_top_k, keep_top_p
 from igpt_jax.sampling.sampler import SamplingConfig, image_keys
 from igpt_jax.sampling.scales import generate_scales

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import jax
-import jax.numpy as jnp
-
 from igpt_jax.errors import UserError
 from igpt_jax.interop.layouts.base import (
     NOTHING,
@@ -19,6 +16,7 @@ from igpt_jax.interop.layouts.base import (
     Source,
     Specs,
     conv_kernel,
+    leaf_shapes,
     one,
     shape_of,
 )
@@ -28,12 +26,12 @@ from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
 _LEAVES: Final = {
     "kernel": "weight", "scale": "weight", "bias": "bias", "codebook": "embedding.weight",
 }  # fmt: skip
-_LAYERS: Final = {
+LAYER_NAMES: Final = {
     "norm_0": "norm1", "norm_1": "norm2", "conv_0": "conv1", "conv_1": "conv2",
     "shortcut": "nin_shortcut", "query": "q", "key": "k", "value": "v", "out": "proj_out",
     "quantizer": "quantize",
 }  # fmt: skip
-_OURS: Final = re.compile(r"level_(\d+)_(res|attention|downsample|upsample)(?:_(\d+))?")
+LEVEL_PART: Final = re.compile(r"level_(\d+)_(res|attention|downsample|upsample)(?:_(\d+))?")
 
 BlockName = Callable[[str, int, str], str]
 """Published name of a level's part: from "encoder" or "decoder", the level (0 is the highest
@@ -48,6 +46,11 @@ def taming_vqgan(specs: Specs, *, image_size: int = 256, **overrides: Any) -> La
         image_size: pixels a side.
         overrides: other fields of `AutoencoderConfig`.
     """
+    if "quantize.embed.weight" in specs:
+        raise UserError(
+            "taming-vqgan: expected a codebook quantize.embedding.weight, got the Gumbel quantizer "
+            "quantize.embed.weight, which is not supported; take a model with a codebook"
+        )
     prefix = "first_stage_model." if any(n.startswith("first_stage_model.") for n in specs) else ""
     middle = ("mid.block_1", "mid.attn_1", "mid.block_2")
 
@@ -55,7 +58,7 @@ def taming_vqgan(specs: Specs, *, image_size: int = 256, **overrides: Any) -> La
         levels = "down" if side == "encoder" else "up"
         return f"{levels}.{level}.{'block' if kind == 'res' else kind}"
 
-    ignored = r"loss\..*|ema\..*"
+    ignored = r"(loss|ema|model_ema)\..*|colorize"
     if prefix:
         ignored = rf"(?!first_stage_model\.).*|{prefix}loss\..*"
     return _layout(
@@ -132,19 +135,18 @@ def _layout(
         )
     codebook_size, code_dim = shapes(f"{prefix}quantize.embedding.weight", ndim=2)
     attention = f"encoder.{block('encoder', len(multipliers) - 1, 'attn')}.0.norm.weight"
-    config = AutoencoderConfig(
-        base_channels=base_channels,
-        channel_multipliers=tuple(multipliers),
-        num_res_blocks=num_res_blocks,
-        latent_channels=shapes(f"{prefix}encoder.conv_out.weight", ndim=4)[0],
-        attention=prefix + attention in specs,
-        quantizer=VectorQuantizerConfig(codebook_size, code_dim, l2_normalize=l2_normalize),
-        **fields,
-    )
-    module = Autoencoder(config)
+    told: dict[str, Any] = {
+        "base_channels": base_channels,
+        "channel_multipliers": tuple(multipliers),
+        "num_res_blocks": num_res_blocks,
+        "latent_channels": shapes(f"{prefix}encoder.conv_out.weight", ndim=4)[0],
+        "attention": prefix + attention in specs,
+        "quantizer": VectorQuantizerConfig(codebook_size, code_dim, l2_normalize=l2_normalize),
+    }
+    module = Autoencoder(AutoencoderConfig(**(told | fields)))
     sources: dict[str, Source] = {}
     wanted: dict[str, tuple[int, ...]] = {}
-    for path, leaf in _leaves(module).items():
+    for path, leaf in leaf_shapes(module).items():
         published = prefix + name(path.split("/"))
         is_kernel = len(leaf.shape) == 4
         sources[path] = one(published, conv_kernel) if is_kernel else one(published)
@@ -153,23 +155,14 @@ def _layout(
     return Layout(module, sources, wanted, ignored)
 
 
-def _leaves(module: Autoencoder) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a module's parameters by path."""
-    size = module.config.image_size
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
-    flat = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
 def _published_name(path: list[str], block: BlockName, middle: tuple[str, str, str]) -> str:
     side, *layers, leaf = path
     if side in ("encoder", "decoder"):
         ours = dict(zip(("mid_res_0", "mid_attention", "mid_res_1"), middle, strict=True))
-        if found := _OURS.fullmatch(layers[0]):
+        if found := LEVEL_PART.fullmatch(layers[0]):
             level, part, index = found.groups()
             part = "attn" if part == "attention" else part
             layers[0] = block(side, int(level), part) + (f".{index}" if index else "")
         else:
             layers[0] = ours.get(layers[0], layers[0])
-    return ".".join([*(_LAYERS.get(x, x) for x in (side, *layers)), _LEAVES[leaf]])
+    return ".".join([*(LAYER_NAMES.get(x, x) for x in (side, *layers)), _LEAVES[leaf]])

@@ -7,8 +7,10 @@ from typing import NamedTuple, TypeAlias
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from igpt_jax.errors import UserError
+from igpt_jax.parameters import abstract_params, flatten, module_inputs
 
 NOTHING = "(?!)"
 """A regular expression that matches no name."""
@@ -100,6 +102,18 @@ def merge_heads(num_heads: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda array: array.T.reshape(num_heads, -1, array.shape[0])
 
 
+def split_parts(array: np.ndarray) -> np.ndarray:
+    """A projection to several times as many channels `[parts*d d]` to `[d parts d]`."""
+    dim = array.shape[1]
+    return array.T.reshape(dim, -1, dim)
+
+
+def leaf_shapes(module: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a module's parameters by the names of `Layout.sources`."""
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    return flatten(abstract_params(module, *module_inputs(module), placement=device))
+
+
 def shape_of(specs: Specs, name: str, ndim: int, kind: str) -> tuple[int, ...]:
     """Shape of an array that tells the size of the model.
 
@@ -112,7 +126,7 @@ def shape_of(specs: Specs, name: str, ndim: int, kind: str) -> tuple[int, ...]:
             f"{next(iter(specs), 'none')!r}; is this a checkpoint of another kind?"
         )
     shape = tuple(specs[name].shape)
-    if len(shape) != ndim:
+    if len(shape) != ndim or 0 in shape:
         raise UserError(f"{kind}: expected {name} of {ndim} axes, got the shape {list(shape)}")
     return shape
 

@@ -23,6 +23,7 @@ from igpt_jax.interop.layouts.base import (
     shape_of,
     split_heads,
     split_heads_bias,
+    split_parts,
     transposed,
 )
 from igpt_jax.models.rar import RAR, RARConfig
@@ -86,9 +87,9 @@ def _sources(config: RARConfig) -> dict[str, Source]:
         "step_embedding": one("timesteps_embeddings", lambda table: table[0, :slots]),
         "head": one("lm_head.weight", transposed),
         "head_bias": one("lm_head.bias"),
-        "modulation/dense/kernel": one("adaln_before_head.adaLN_modulation.1.weight", _parts(2)),
+        "modulation/dense/kernel": one("adaln_before_head.adaLN_modulation.1.weight", split_parts),
         "modulation/dense/bias": one("adaln_before_head.adaLN_modulation.1.bias", _parts_bias(2)),
-        "blocks/modulation/dense/kernel": layer("adaLN_modulation.1.weight", _parts(6)),
+        "blocks/modulation/dense/kernel": layer("adaLN_modulation.1.weight", split_parts),
         "blocks/modulation/dense/bias": layer("adaLN_modulation.1.bias", _parts_bias(6)),
         "blocks/attention/out/kernel": layer("attn.proj.weight", merge_heads(heads)),
         "blocks/attention/out/bias": layer("attn.proj.bias"),
@@ -110,11 +111,6 @@ def _sources(config: RARConfig) -> dict[str, Source]:
         sources[f"blocks/{ours}/scale"] = layer(f"{name}.weight")
         sources[f"blocks/{ours}/bias"] = layer(f"{name}.bias")
     return sources
-
-
-def _parts(num_parts: int) -> Callable[[np.ndarray], np.ndarray]:
-    """`[parts*d d]` to `[d parts d]`."""
-    return lambda array: array.T.reshape(array.shape[1], num_parts, -1)
 
 
 def _parts_bias(num_parts: int) -> Callable[[np.ndarray], np.ndarray]:

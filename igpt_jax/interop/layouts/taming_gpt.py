@@ -28,7 +28,12 @@ from igpt_jax.models.gpt import GPT, GPTConfig
 
 
 def taming_gpt(
-    specs: Specs, *, num_heads: int | None = None, num_classes: int = 1_000, **overrides: Any
+    specs: Specs,
+    *,
+    num_heads: int | None = None,
+    num_classes: int | None = None,
+    grid_shape: tuple[int, int] | None = None,
+    **overrides: Any,
 ) -> Layout:
     """A transformer over VQGAN's tokens, after a class or after the start token 0.
 
@@ -38,7 +43,9 @@ def taming_gpt(
     Args:
         specs: the checkpoint's arrays.
         num_heads: query heads, which the shapes do not tell; see the project.yaml beside it.
-        num_classes: classes that it was trained with; 0 for an unconditional model.
+        num_classes: classes that it was trained with, 1,000 of ImageNet's model; 0 for an
+            unconditional model, such as those of faces.
+        grid_shape: rows and columns of tokens; by default, a square of all positions.
         overrides: other fields of `GPTConfig`.
     """
     kind, root = "taming-gpt", "transformer."
@@ -47,22 +54,27 @@ def taming_gpt(
     hidden = shape_of(specs, f"{root}blocks.0.mlp.0.weight", 2, kind)[0]
     num_layers = count_layers(specs, f"{root}blocks.")
     side = math.isqrt(positions)
-    if side * side != positions:
+    fits = side * side == positions if grid_shape is None else math.prod(grid_shape) <= positions
+    grid_shape = (side, side) if grid_shape is None else tuple(grid_shape)
+    seq_len = math.prod(grid_shape)
+    if not fits or seq_len < 1:
         raise UserError(
-            f"{kind}: expected as many positions as tokens of a square grid (a prefix of one "
-            f"token), got {positions}; conditions of several tokens are not supported"
+            f"{kind}: expected a grid of at most {positions} tokens after a prefix of one, got "
+            f"{list(grid_shape)}; pass grid_shape=[R,C] (conditions of several tokens are not "
+            "supported)"
         )
-    if num_heads is None:
+    if num_heads is None or num_classes is None:
         raise UserError(
-            f"{kind}: expected num_heads, which the shapes do not tell; pass n_head of the "
-            "project.yaml beside the checkpoint as num_heads=N"
+            f"{kind}: expected num_heads and num_classes, which the shapes do not tell; pass "
+            "n_head of the project.yaml beside the checkpoint, and 1000 for ImageNet's model or 0 "
+            "for an unconditional one"
         )
     check_head_dim(kind, dim, num_heads)
     if not 0 <= num_classes <= vocab_size:
         raise UserError(f"{kind}: expected num_classes 0 to {vocab_size}, got {num_classes}")
     fields: dict[str, Any] = {
         "vocab_size": vocab_size,
-        "grid_shape": (side, side),
+        "grid_shape": grid_shape,
         "num_layers": num_layers,
         "num_heads": num_heads,
         "embed_dim": dim,
@@ -76,13 +88,15 @@ def taming_gpt(
     }
     return Layout(
         GPT(GPTConfig(**(fields | overrides))),
-        _sources(root, num_layers, num_heads, num_classes),
+        _sources(root, num_layers, num_heads, num_classes, seq_len),
         _shapes(root, num_layers, dim, hidden, vocab_size, positions),
         ignored=r"(?!transformer\.).*|transformer\.blocks\.\d+\.attn\.mask",
     )
 
 
-def _sources(root: str, num_layers: int, heads: int, num_classes: int) -> dict[str, Source]:
+def _sources(
+    root: str, num_layers: int, heads: int, num_classes: int, seq_len: int
+) -> dict[str, Source]:
     def prefix(array: np.ndarray) -> np.ndarray:
         null = np.zeros((1, array.shape[1]), array.dtype)
         return np.concatenate([array[:num_classes], null]) if num_classes else array[0]
@@ -93,7 +107,7 @@ def _sources(root: str, num_layers: int, heads: int, num_classes: int) -> dict[s
     sources = {
         "token_embedding": one(f"{root}tok_emb.weight"),
         "prefix/embedding_0": one(f"{root}tok_emb.weight", prefix),
-        "position_embedding": one(f"{root}pos_emb", lambda array: array[0]),
+        "position_embedding": one(f"{root}pos_emb", lambda array: array[0, :seq_len]),
         "norm/scale": one(f"{root}ln_f.weight"),
         "norm/bias": one(f"{root}ln_f.bias"),
         "head": one(f"{root}head.weight", transposed),

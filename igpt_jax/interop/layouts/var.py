@@ -3,13 +3,10 @@
 Facts: FoundationVision/VAR `models/{vqvae,basic_vae,quant,var,basic_var}.py`.
 """
 
-import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.errors import UserError
@@ -18,7 +15,6 @@ from igpt_jax.interop.layouts.base import (
     Source,
     Specs,
     check_head_dim,
-    conv_kernel,
     count_layers,
     merge_heads,
     one,
@@ -26,104 +22,13 @@ from igpt_jax.interop.layouts.base import (
     shape_of,
     split_heads,
     split_heads_bias,
+    split_parts,
     transposed,
 )
 from igpt_jax.models.var import VAR, VARConfig
 from igpt_jax.models.var_blocks import MLP_RATIO, NUM_MODULATIONS
 from igpt_jax.models.var_config import HEAD_DIM
 from igpt_jax.scales import SCALES_256, SCALES_512, num_tokens
-from igpt_jax.tokenizers.multiscale_vq import MultiscaleVQ, MultiscaleVQConfig
-
-_VQ_LAYERS: Final = {
-    "norm_0": "norm1", "norm_1": "norm2", "conv_0": "conv1", "conv_1": "conv2",
-    "shortcut": "nin_shortcut", "out": "proj_out",
-    "mid_res_0": "mid.block_1", "mid_attention": "mid.attn_1", "mid_res_1": "mid.block_2",
-}  # fmt: skip
-_VQ_BLOCKS: Final = {"res": "block", "attention": "attn"}
-_VQ_FUSED: Final = ("query", "key", "value")
-_OURS: Final = re.compile(r"level_(\d+)_(res|attention|downsample|upsample)(?:_(\d+))?")
-
-
-def var_vq(
-    specs: Specs,
-    *,
-    image_size: int = 256,
-    scales: Sequence[int] | None = None,
-    **overrides: Any,
-) -> Layout:
-    """VAR's tokenizer; the same weights serve pictures of 256 and of 512 pixels.
-
-    Args:
-        specs: the checkpoint's arrays.
-        image_size: pixels a side.
-        scales: tokens a side of each map; None for those published for 256 or 512 pixels.
-        overrides: other fields of `MultiscaleVQConfig`.
-    """
-    kind = "var-vq"
-    if scales is None:
-        scales = {256: SCALES_256, 512: SCALES_512}.get(image_size)
-        if scales is None:
-            raise UserError(
-                f"{kind}: expected image_size 256 or 512, or scales, got {image_size}; pass "
-                "scales=(1, ..., N)"
-            )
-    base_channels = shape_of(specs, "encoder.conv_in.weight", 4, kind)[0]
-    levels = count_layers(specs, "encoder.down.")
-    blocks = [f"encoder.down.{level}.block.0.conv1.weight" for level in range(levels)]
-    multipliers = [shape_of(specs, name, 4, kind)[0] // base_channels for name in blocks]
-    codebook_size, latent_channels = shape_of(specs, "quantize.embedding.weight", 2, kind)
-    fields: dict[str, Any] = {
-        "image_size": image_size,
-        "base_channels": base_channels,
-        "channel_multipliers": tuple(multipliers),
-        "num_res_blocks": count_layers(specs, "encoder.down.0.block."),
-        "latent_channels": latent_channels,
-        "codebook_size": codebook_size,
-        "scales": tuple(scales),
-    }
-    module = MultiscaleVQ(MultiscaleVQConfig(**(fields | overrides)))
-    sources: dict[str, Source] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, leaf in _leaves(module).items():
-        published, part = _vq_name(path)
-        is_kernel = len(leaf.shape) == 4
-        height, width, into, out = leaf.shape if is_kernel else (0, 0, 0, leaf.shape[0])
-        out *= 1 if part is None else len(_VQ_FUSED)
-        shapes[published] = (out, into, height, width) if is_kernel else (out, *leaf.shape[1:])
-        sources[path] = one(published, partial(_vq_part, part=part))
-    return Layout(module, sources, shapes, r"quantize\.ema_vocab_hit_SV")
-
-
-def _leaves(module: MultiscaleVQ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a tokenizer's parameters by path."""
-    images = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
-    params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
-    flat = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
-def _vq_name(path: str) -> tuple[str, int | None]:
-    """Published name of one of our parameters, and which third of that array it is, if so."""
-    if path == "codebook":
-        return "quantize.embedding.weight", None
-    side, *layers, leaf = path.split("/")
-    if side.startswith("phi_"):
-        side = f"quantize.quant_resi.qresi_ls.{side.removeprefix('phi_')}"
-    part = _VQ_FUSED.index(layers[-1]) if layers and layers[-1] in _VQ_FUSED else None
-    if part is not None:
-        layers[-1] = "qkv"
-    if layers and (found := _OURS.fullmatch(layers[0])):
-        level, block, index = found.groups()
-        layers[0] = f"{'down' if side == 'encoder' else 'up'}.{level}."
-        layers[0] += _VQ_BLOCKS.get(block, block) + (f".{index}" if index else "")
-    names = [side, *(_VQ_LAYERS.get(layer, layer) for layer in layers)]
-    return ".".join([*names, "bias" if leaf == "bias" else "weight"]), part
-
-
-def _vq_part(array: np.ndarray, part: int | None) -> np.ndarray:
-    if part is not None:
-        array = np.split(array, len(_VQ_FUSED))[part]
-    return conv_kernel(array) if array.ndim == 4 else array
 
 
 def var(
@@ -182,12 +87,6 @@ def _scales(seq_len: int, scales: Sequence[int] | None) -> tuple[int, ...]:
     )
 
 
-def _split_modulations(array: np.ndarray) -> np.ndarray:
-    """`[parts*d d]` to `[d parts d]`."""
-    dim = array.shape[1]
-    return array.T.reshape(dim, -1, dim)
-
-
 def _sources(config: VARConfig) -> dict[str, Source]:
     layers, heads, dim = config.num_layers, config.num_heads, config.embed_dim
     layer = partial(per_layer, num_layers=layers)
@@ -203,7 +102,7 @@ def _sources(config: VARConfig) -> dict[str, Source]:
 
     def modulation(ours: str, theirs: str, source: Any) -> dict[str, Source]:
         return {
-            f"{ours}/kernel": source(f"{theirs}.weight", build=_split_modulations),
+            f"{ours}/kernel": source(f"{theirs}.weight", build=split_parts),
             f"{ours}/bias": source(f"{theirs}.bias", build=rows),
         }
 
