@@ -176,6 +176,14 @@ def sample(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--num-images", type=int, help="how many; of each label, if there are any")
     parser.add_argument("--image-size", type=int, help="pixels a side, if not the model's")
     parser.add_argument("--cfg-scale", type=float, help="guidance, 1 = off")
+    parser.add_argument(
+        "--cfg-schedule",
+        choices=("constant", "linear", "power_cosine"),
+        help="guidance of every token alike, or growing from 1",
+    )
+    parser.add_argument("--negative-labels", type=_integers, help="classes to lead away from")
+    parser.add_argument("--negative-text", help="text to lead away from")
+    parser.add_argument("--best-of", type=int, default=1, help="candidates of each picture")
     parser.add_argument("--temperature", type=float, help="0 = most probable token")
     parser.add_argument("--top-k", type=int, help="tokens to draw from, 0 = all")
     parser.add_argument("--top-p", type=float, help="mass to draw from, 1 = all")
@@ -214,9 +222,12 @@ def sample(argv: list[str]) -> dict[str, Any]:
     keep = 0.5 if args.keep is None else args.keep
     given = {
         name: getattr(args, name)
-        for name in ("temperature", "cfg_scale", "top_k", "top_p")
+        for name in ("temperature", "cfg_scale", "cfg_schedule", "top_k", "top_p")
         if getattr(args, name) is not None
     }
+    negative_labels = args.negative_labels
+    if negative_labels is not None and len(negative_labels) == 1:
+        negative_labels = negative_labels[0]
     drawn = model.sample(
         labels,
         text=args.text,
@@ -226,6 +237,9 @@ def sample(argv: list[str]) -> dict[str, Any]:
         keep=keep,
         mask=mask,
         image_size=args.image_size,
+        negative_labels=negative_labels,
+        negative_text=args.negative_text,
+        best_of=args.best_of,
         **given,
     )
     settings = dataclasses.asdict(dataclasses.replace(model.config.sampling, **given))

@@ -18,6 +18,7 @@ from igpt_jax.models.conditioning import Condition, TextFeatures
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.var import VAR
 from igpt_jax.resize import bicubic
+from igpt_jax.sampling.guidance import GuidanceSchedule
 from igpt_jax.sampling.known import known_tokens
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 from igpt_jax.sampling.scales import generate_scales
@@ -63,7 +64,7 @@ def sequence_log_likelihood(
 
 @dataclass(frozen=True)
 class Model:
-    """A tokenizer and a GPT with their parameters, and a text encoder if the GPT is asked by text.
+    """A tokenizer and a GPT with their parameters, and a text encoder of text-conditional ones.
 
     Attributes:
         config: what the parts are.
@@ -94,10 +95,14 @@ class Model:
         cfg_scale: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        cfg_schedule: GuidanceSchedule | None = None,
         images: ArrayLike | None = None,
         keep: float = 0.5,
         mask: ArrayLike | None = None,
         image_size: int | None = None,
+        negative_labels: ArrayLike | None = None,
+        negative_text: str | Sequence[str] | None = None,
+        best_of: int = 1,
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Draws pictures.
 
@@ -110,16 +115,21 @@ class Model:
             text: what each picture shows, or one text for all, of a text-conditional model.
             num_images: how many, where nothing else says it; 1 by default.
             seed: of everything random.
-            temperature: 0 takes the most probable token; this and the next three default to the
+            temperature: 0 takes the most probable token; this and the next four default to the
                 config's `sampling`.
             cfg_scale: classifier-free guidance; 1 = off.
             top_k: tokens to keep; 0 = all.
             top_p: mass to keep; 1 = all.
+            cfg_schedule: guidance of every token alike, or growing; see `guidance_scales`.
             images: uint8 [b h w 3], pictures to complete.
             keep: share of the rows of tokens, from the top, that is kept of `images`.
             mask: bool [h w] or [b h w], true where `images` are drawn anew, instead of `keep`. A
                 token is drawn anew if any of its pixels is; the others are kept exactly.
             image_size: pixels a side of the result, if not the model's; bicubic.
+            negative_labels: classes that guidance leads away from, instead of the null condition.
+            negative_text: the same of a text-conditional model.
+            best_of: candidates for each picture, of which the one is taken whose tokens are most
+                probable given its condition.
 
         Returns:
             uint8 pictures.
@@ -127,10 +137,17 @@ class Model:
         Raises:
             UserError: a label, picture or setting that the model cannot take.
         """
-        given = {"temperature": temperature, "cfg_scale": cfg_scale, "top_k": top_k, "top_p": top_p}
+        given = {
+            "temperature": temperature,
+            "cfg_scale": cfg_scale,
+            "cfg_schedule": cfg_schedule,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         sampling = dataclasses.replace(self.config.sampling, **changes)
-        for name, value in (("num_images", num_images), ("image_size", image_size)):
+        whole = {"num_images": num_images, "image_size": image_size, "best_of": best_of}
+        for name, value in whole.items():
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name}: expected a whole number of at least 1, got {value}")
         if images is not None and isinstance(self.gpt, VAR):
@@ -144,7 +161,12 @@ class Model:
             known = tokens, known_tokens(grid_shape, size, len(tokens), mask, keep)
         elif mask is not None:
             raise UserError("mask: expected images whose part is drawn anew, got none; pass images")
-        drawn = self.sample_tokens(condition, count, sampling, seed, known)
+        negative = None
+        if negative_labels is not None or negative_text is not None:
+            if sampling.cfg_scale == 1:
+                raise UserError("negative condition: expected guidance, got cfg_scale 1; raise it")
+            negative = self._condition(negative_labels, negative_text, count)
+        drawn = self.sample_tokens(condition, count, sampling, seed, known, negative, best_of)
         return self.decode(drawn, image_size=image_size)
 
     def sample_tokens(
@@ -154,6 +176,8 @@ class Model:
         sampling: SamplingConfig,
         seed: int = 0,
         known: tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]] | None = None,
+        negative: Condition = None,
+        best_of: int = 1,
     ) -> Int[np.ndarray, "b l"]:
         """Draws the tokens of `count` pictures, of a checked condition.
 
@@ -163,23 +187,50 @@ class Model:
             sampling: how to draw.
             seed: of everything random.
             known: tokens, and which of them are kept.
+            negative: what guidance leads away from; None for the null condition.
+            best_of: candidates for each picture, see `sample`.
         """
         if sampling.cfg_scale != 1 and not self._is_guidable:
             raise UserError(
                 f"cfg_scale: expected 1, got {sampling.cfg_scale}; the model was trained without "
                 "a condition or without condition dropout"
             )
-        size = min(self.batch_size, count)
-        rows, gpt, keys = sampling.rows(size), self._generator, image_keys(seed, np.arange(count))
+        if sampling.varies and isinstance(self.gpt, VAR):
+            raise UserError("cfg_schedule: expected constant, as VAR has a schedule of its own")
+        keys = image_keys(seed, np.arange(count))
+        best = self._draw(condition, keys, sampling, known, negative)
+        if best_of == 1:
+            return best
+        scores = self._score(best, condition)
+        for candidate in range(1, best_of):
+            others = jax.vmap(jax.random.fold_in, (0, None))(keys, _CANDIDATES + candidate)
+            tokens = self._draw(condition, others, sampling, known, negative)
+            score = self._score(tokens, condition)
+            best = np.where((score > scores)[:, None], tokens, best)
+            scores = np.maximum(score, scores)
+        return best
+
+    def _draw(
+        self,
+        condition: Condition,
+        keys: Array,
+        sampling: SamplingConfig,
+        known: tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]] | None,
+        negative: Condition,
+    ) -> Int[np.ndarray, "b l"]:
+        """Draws the tokens of one picture for each key."""
+        gpt = self._generator
+        size = min(self.batch_size, len(keys))
+        rows = sampling.rows(size, gpt.config.seq_len)
         if isinstance(gpt, VAR):
             tokenizer: Any = self.tokenizer
 
-            def draw_scales(keys: Array, labels: Array) -> Array:
+            def draw_scales(keys: Array, labels: Array, negative: Array | None) -> Array:
                 return generate_scales(
-                    gpt, self.params, tokenizer, self.tokenizer_params, keys, labels, rows
+                    gpt, self.params, tokenizer, self.tokenizer_params, keys, labels, rows, negative
                 )
 
-            return _in_parts(draw_scales, size, keys, condition)
+            return _in_parts(draw_scales, size, keys, condition, negative)
         # Leading tokens that all rows keep are read at once.
         start = 0 if known is None else _leading(known[1])
         prompt = None if known is None else jnp.asarray(known[0][:, :start])
@@ -188,10 +239,10 @@ class Model:
         else:
             scattered = None
 
-        def draw(keys: Array, condition: Condition, prompt: Any, known: Any) -> Array:
-            return generate(gpt, self.params, keys, condition, rows, prompt, known)
+        def draw(keys: Array, condition: Condition, prompt: Any, known: Any, away: Any) -> Array:
+            return generate(gpt, self.params, keys, condition, rows, prompt, known, away)
 
-        return _in_parts(draw, size, keys, condition, prompt, scattered)
+        return _in_parts(draw, size, keys, condition, prompt, scattered, negative)
 
     def encode(self, images: ArrayLike) -> Int[np.ndarray, "b l"]:
         """Tokens of pictures, uint8 [b h w 3], in raster order; int32."""
@@ -234,8 +285,14 @@ class Model:
 
         Without either, a conditional model is asked about its null condition.
         """
-        gpt, tokens = self._generator, jnp.asarray(self.encode(images))
-        condition = self._condition(labels, text, len(tokens))
+        tokens = self.encode(images)
+        return self._score(tokens, self._condition(labels, text, len(tokens)))
+
+    def _score(
+        self, tokens: Int[np.ndarray, "b l"], condition: Condition
+    ) -> Float[np.ndarray, " b"]:
+        """Log-likelihood in nats of tokens."""
+        gpt = self._generator
 
         def judge(tokens: Array, condition: Condition) -> Array:
             inputs: Any = tokens[:, :-1]
@@ -245,7 +302,8 @@ class Model:
                 )
             return sequence_log_likelihood(gpt, self.params, tokens, inputs, condition)
 
-        return _in_parts(judge, min(self.batch_size, len(tokens)), tokens, condition)
+        size = min(self.batch_size, len(tokens))
+        return _in_parts(judge, size, jnp.asarray(tokens), condition)
 
     @property
     def _generator(self) -> Generator:
@@ -332,6 +390,9 @@ class Model:
                 f"{images.shape}; igpt_jax.data.transforms has center_crop and resize"
             )
         return images
+
+
+_CANDIDATES = 1 << 30  # above every position, which keys are folded with, too
 
 
 def _leading(is_known: Bool[np.ndarray, "b l"]) -> int:

@@ -30,7 +30,7 @@ class ModelConfig:
     Attributes:
         tokenizer: pictures to tokens and back.
         gpt: what predicts the tokens.
-        text_encoder: what reads the text that a text-conditional `gpt` is asked by.
+        text_encoder: what reads the text of a text-conditional `gpt`.
         sampling: how to draw where nothing else is said.
         class_names: of a class-conditional `gpt`; () where they are not known.
     """

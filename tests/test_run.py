@@ -146,6 +146,29 @@ def test_a_mask_keeps_every_token_outside_of_it(part, model, cards):
     np.testing.assert_array_equal(model.decode(tokens), drawn)
 
 
+def test_best_of_takes_the_most_probable_candidate(model):
+    labels, sampling = jnp.asarray([3, 7, 9], jnp.int32), model.config.sampling
+    nats = []
+    for count in (1, 2, 5):
+        tokens = model.sample_tokens(labels, 3, sampling, seed=2, best_of=count)
+        logits = model.gpt.apply({"params": model.params}, jnp.asarray(tokens[:, :-1]), labels)
+        log_probs = np.asarray(jax.nn.log_softmax(logits))
+        nats.append(np.take_along_axis(log_probs, tokens[..., None], axis=-1).sum(axis=(1, 2)))
+    assert (nats[1] >= nats[0]).all()
+    assert (nats[2] >= nats[1]).all()
+    assert (nats[2] > nats[0]).any()
+    drawn = model.sample([3, 7, 9], seed=2, best_of=5)
+    np.testing.assert_array_equal(drawn, model.decode(tokens))
+
+
+def test_negative_labels_lead_away(model):
+    # So much guidance, since eight steps of training teach little of the classes.
+    away = model.sample([3, 7], seed=1, cfg_scale=1e4, negative_labels=[5, 6])
+    assert (away != model.sample([3, 7], seed=1, cfg_scale=1e4)).any()
+    same = model.sample([3, 7], seed=1, cfg_scale=1e4, negative_labels=[3, 7])
+    np.testing.assert_array_equal(same, model.sample([3, 7], seed=1, cfg_scale=1.0))
+
+
 def test_masks_of_single_pictures_and_pictures_of_another_size(model, cards):
     images, labels = cards
     masks = np.zeros((6, 32, 32), bool)
@@ -173,6 +196,9 @@ def test_masks_of_single_pictures_and_pictures_of_another_size(model, cards):
         ({"images": CARD, "mask": np.ones((16, 16), bool)}, "mask: expected the shape"),
         ({"images": CARD, "mask": np.full((32, 32), 0.5)}, "true and false"),
         ({"labels": [1], "image_size": 0}, "image_size"),
+        ({"labels": [1], "best_of": 0}, "best_of"),
+        ({"labels": [1], "negative_labels": [2], "cfg_scale": 1.0}, "expected guidance"),
+        ({"labels": [1], "negative_labels": [200], "cfg_scale": 2.0}, "0 to 100"),
         ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, "32, 32, 3"),
         ({"images": np.zeros((1, 32, 32, 3), np.float32)}, "uint8"),
         ({"images": np.zeros((1, 32, 32, 3), np.uint8), "keep": 1.0}, "keep"),

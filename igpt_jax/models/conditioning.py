@@ -1,4 +1,4 @@
-"""What a picture is asked by: a class, a text's features, or nothing but a start vector."""
+"""The condition of a picture: a class, a text's features, or nothing but a start vector."""
 
 import dataclasses
 import math

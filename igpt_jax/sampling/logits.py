@@ -23,20 +23,6 @@ def guide(
     return jnp.where(scale == 1, conditional, guided)
 
 
-def power_cosine(
-    cfg_scale: Float[Array, " b"],
-    cfg_power: Float[Array, " b"],
-    step: Int[Array, ""],
-    num_steps: int,
-) -> Float[Array, " b"]:
-    """Guidance that grows from 1 to `cfg_scale` (RAR, Yu et al. 2024, appendix).
-
-    `1 + (cfg_scale - 1) * (1 - cos(pi * (step / num_steps) ** cfg_power)) / 2`
-    """
-    progress = (step / num_steps) ** cfg_power
-    return 1 + (cfg_scale - 1) * (1 - jnp.cos(jnp.pi * progress)) / 2
-
-
 def keep_top_k(logits: Float[Array, "b v"], top_k: Int[Array, " b"]) -> Float[Array, "b v"]:
     """Drops what is below the k-th largest logit of its row; ties with it stay. 0 keeps all."""
     vocab_size = logits.shape[-1]

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.struct
 import jax
@@ -15,7 +15,8 @@ from igpt_jax.models.attention import grow_kv_cache, init_kv_cache
 from igpt_jax.models.conditioning import Condition, null_condition
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.rar import RAR
-from igpt_jax.sampling.logits import draw, guide, power_cosine
+from igpt_jax.sampling.guidance import GuidanceSchedule, guidance_scales
+from igpt_jax.sampling.logits import draw, guide
 from igpt_jax.typing import Array, Bool, Float, Int, Key, Leaf, Params
 
 
@@ -25,18 +26,16 @@ class SamplingParams:
 
     Attributes:
         temperature: float `[b]`; 0 takes the most probable token.
-        cfg_scale: float `[b]`; None switches guidance off statically (no doubled batch).
+        cfg_scale: float `[b]`, or `[b l]` for one a token; None switches guidance off statically
+            (no doubled batch).
         top_k: int `[b]`, tokens to keep, 0 for all; None skips the filter statically.
         top_p: float `[b]`, mass to keep, 1 for all; None skips the filter statically.
-        cfg_power: float `[b]`, power of the cosine along which guidance grows from 1 to
-            `cfg_scale`; None guides every token alike.
     """
 
     temperature: Leaf
     cfg_scale: Leaf | None = None
     top_k: Leaf | None = None
     top_p: Leaf | None = None
-    cfg_power: Leaf | None = None
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,18 @@ class SamplingConfig:
         cfg_scale: classifier-free guidance; 1 = off.
         top_k: tokens to keep; 0 = all.
         top_p: mass to keep; 1 = all.
-        cfg_schedule: guidance of every token alike, or growing from 1 along a cosine (RAR).
+        cfg_schedule: guidance of every token alike, or growing from 1; see `guidance_scales`.
         cfg_power: above 1 it grows later, of the schedule "power_cosine".
+        cfg_interval: shares of the tokens between which there is guidance.
     """
 
     temperature: float = 1.0
     cfg_scale: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    cfg_schedule: Literal["constant", "power_cosine"] = "constant"
+    cfg_schedule: GuidanceSchedule = "constant"
     cfg_power: float = 1.0
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         """Refuses settings out of their range."""
@@ -71,19 +72,44 @@ class SamplingConfig:
             raise UserError(f"top_p: expected a share in (0, 1], got {self.top_p}")
         if not 0 < self.cfg_power < np.inf:
             raise UserError(f"cfg_power: expected more than 0, got {self.cfg_power}")
+        start, end = self.cfg_interval
+        if not 0 <= start <= end <= 1:
+            raise UserError(
+                f"cfg_interval: expected shares 0 <= start <= end <= 1, got {self.cfg_interval}"
+            )
 
-    def rows(self, batch_size: int) -> SamplingParams:
-        """One value a row; what is off is off statically."""
+    @property
+    def varies(self) -> bool:
+        """Whether guidance is not the same at every token."""
+        return self.cfg_schedule != "constant" or self.cfg_interval != (0.0, 1.0)
+
+    def rows(self, batch_size: int, num_tokens: int = 0) -> SamplingParams:
+        """One value a row; what is off is off statically.
+
+        Args:
+            batch_size: rows `b`.
+            num_tokens: tokens `l` of a picture, needed where guidance varies.
+        """
 
         def repeat(value: float, dtype: type) -> Array:
             return jnp.full((batch_size,), value, dtype)
 
-        is_guided = self.cfg_scale != 1
-        grows = is_guided and self.cfg_schedule == "power_cosine"
+        cfg_scale = None
+        if self.cfg_scale != 1:
+            cfg_scale = repeat(self.cfg_scale, jnp.float32)
+            if self.varies:
+                assert num_tokens > 0
+                scales = guidance_scales(
+                    self.cfg_schedule,
+                    self.cfg_scale,
+                    num_tokens,
+                    power=self.cfg_power,
+                    interval=self.cfg_interval,
+                )
+                cfg_scale = jnp.tile(scales, (batch_size, 1))
         return SamplingParams(
             temperature=repeat(self.temperature, jnp.float32),
-            cfg_scale=repeat(self.cfg_scale, jnp.float32) if is_guided else None,
-            cfg_power=repeat(self.cfg_power, jnp.float32) if grows else None,
+            cfg_scale=cfg_scale,
             top_k=None if self.top_k == 0 else repeat(self.top_k, jnp.int32),
             top_p=None if self.top_p == 1 else repeat(self.top_p, jnp.float32),
         )
@@ -104,6 +130,7 @@ def generate(
     sampling: SamplingParams,
     prompt: Int[Array, "b s"] | None = None,
     known: tuple[Int[Array, "b l"], Bool[Array, "b l"]] | None = None,
+    negative: Condition = None,
 ) -> Int[Array, "b l"]:
     """Draws whole pictures of tokens.
 
@@ -116,6 +143,7 @@ def generate(
         prompt: the first s tokens in raster order, kept as they are; None draws all.
         known: tokens, and which of them are kept as they are wherever they lie. A token that is
             drawn follows those before it in raster order, known or drawn.
+        negative: what guidance leads away from; None for the null condition.
 
     Returns:
         Tokens in raster order, the prompt first.
@@ -125,16 +153,14 @@ def generate(
         prompt = jnp.zeros((batch_size, 0), jnp.int32)
     fed_prompt, cfg_scale = prompt, None if condition is None else sampling.cfg_scale
     if cfg_scale is not None:
-        null = null_condition(condition, config.num_classes)
-        condition = jax.tree.map(lambda *halves: jnp.concatenate(halves), condition, null)
+        away = null_condition(condition, config.num_classes) if negative is None else negative
+        condition = jax.tree.map(lambda *halves: jnp.concatenate(halves), condition, away)
         fed_prompt = jnp.tile(prompt, (2, 1))
     variables = {"params": params}
 
     def choose(logits: Float[Array, "rows v"], position: Int[Array, ""]) -> Int[Array, " b"]:
         if cfg_scale is not None:
-            scale = cfg_scale
-            if sampling.cfg_power is not None:
-                scale = power_cosine(cfg_scale, sampling.cfg_power, position, config.seq_len)
+            scale = cfg_scale if cfg_scale.ndim == 1 else cfg_scale[:, position]
             logits = guide(logits[:batch_size], logits[batch_size:], scale)
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, position)
         tokens = draw(step_keys, logits, sampling.temperature, sampling.top_k, sampling.top_p)

@@ -28,6 +28,7 @@ def generate_scales(
     keys: Key[Array, " b"],
     labels: Int[Array, " b"],
     sampling: SamplingParams,
+    negative: Int[Array, " b"] | None = None,
 ) -> Int[Array, "b l"]:
     """Draws whole pictures of tokens, scale by scale (Tian et al. 2024, section 3.2).
 
@@ -45,6 +46,7 @@ def generate_scales(
         keys: one key a picture; row i depends on `keys[i]` alone.
         labels: class ids.
         sampling: how to draw.
+        negative: class ids that guidance leads away from; None for the null condition.
 
     Returns:
         Tokens coarse to fine, for `tokenizer.decode`.
@@ -54,7 +56,7 @@ def generate_scales(
     cfg_scale, fed_labels = sampling.cfg_scale, labels
     if cfg_scale is not None:
         null = jnp.full_like(labels, model.config.num_classes)
-        fed_labels = jnp.concatenate([labels, null])
+        fed_labels = jnp.concatenate([labels, null if negative is None else negative])
     look: Any = partial(tokenizer.apply, {"params": tokenizer_params})
     inputs, drawn = None, []
     kv_cache = init_kv_cache(model.config, len(fed_labels))

@@ -1,4 +1,4 @@
-"""Sentences to the features that a text-conditional model is asked by."""
+"""Sentences to the features that a text-conditional model takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
