@@ -20,7 +20,7 @@ from igpt_jax.evaluation.inception import load_inception
 from igpt_jax.evaluation.reconstruction import evaluate_tokenizer
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import write_json
-from igpt_jax.model import decode_tokens, encode_images
+from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.serialization import from_dict
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, load_tokenizer
 from igpt_jax.tokenizers.autoencoder import Autoencoder

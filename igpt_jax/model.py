@@ -1,7 +1,7 @@
 """A trained model behind four calls: sample, encode, decode, log_likelihood."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,54 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from igpt_jax.errors import UserError
-from igpt_jax.losses import token_nll
 from igpt_jax.model_config import Generator, ModelConfig, Tokenizer, num_tokens
 from igpt_jax.models.conditioning import Condition, TextFeatures
 from igpt_jax.models.gpt import GPT
+from igpt_jax.models.orders import known_first
 from igpt_jax.models.var import VAR
-from igpt_jax.resize import bicubic
+from igpt_jax.programs import decode_tokens, encode_images, in_parts, sequence_log_likelihood
 from igpt_jax.sampling.guidance import GuidanceSchedule
 from igpt_jax.sampling.known import known_tokens
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 from igpt_jax.sampling.scales import generate_scales
 from igpt_jax.text.encoder import TextEncoder
-from igpt_jax.tokenizers import base
-from igpt_jax.tokenizers.base import ImageTokenizer
 from igpt_jax.typing import Array, Bool, Float, Int, Params, UInt8
-
-
-@partial(jax.jit, static_argnums=0)
-def encode_images(
-    tokenizer: ImageTokenizer, params: Params, images: UInt8[Array, "b h w 3"]
-) -> Int[Array, "b l"]:
-    """Pixels 0 to 255 to tokens."""
-    return base.encode(tokenizer, params, base.to_pixels(images)).astype(jnp.int32)
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def decode_tokens(
-    tokenizer: ImageTokenizer,
-    params: Params,
-    tokens: Int[Array, "b l"],
-    image_size: int | None = None,
-) -> UInt8[Array, "b h w 3"]:
-    """Tokens to pixels 0 to 255, resized to another size if it is given.
-
-    Resizing is bicubic and comes before rounding, as LlamaGen shows 384-pixel models at 256.
-    """
-    pixels = base.decode(tokenizer, params, tokens)
-    if image_size is not None and image_size != tokenizer.image_size:
-        pixels = bicubic(pixels, (image_size, image_size))
-    return base.to_bytes(pixels)
-
-
-@partial(jax.jit, static_argnums=0)
-def sequence_log_likelihood(
-    gpt: Generator, params: Params, tokens: Int[Array, "b l"], inputs: Array, condition: Condition
-) -> Float[Array, " b"]:
-    """Log-likelihood of each picture's tokens in nats; `inputs` are what the model sees of them."""
-    logits: Any = gpt.apply({"params": params}, inputs, condition)
-    return -token_nll(logits, tokens).sum(axis=-1)
 
 
 @dataclass(frozen=True)
@@ -230,7 +194,13 @@ class Model:
                     gpt, self.params, tokenizer, self.tokenizer_params, keys, labels, rows, negative
                 )
 
-            return _in_parts(draw_scales, size, keys, condition, negative)
+            return in_parts(draw_scales, size, keys, condition, negative)
+        order = None
+        if isinstance(gpt, GPT) and gpt.config.order == "any" and known is not None:
+            order = known_first(jnp.asarray(known[1]))
+            cells = np.asarray(order)
+            given, is_given = (np.take_along_axis(array, cells, axis=1) for array in known)
+            known = given, is_given
         # Leading tokens that all rows keep are read at once.
         start = 0 if known is None else _leading(known[1])
         prompt = None if known is None else jnp.asarray(known[0][:, :start])
@@ -239,17 +209,17 @@ class Model:
         else:
             scattered = None
 
-        def draw(keys: Array, condition: Condition, prompt: Any, known: Any, away: Any) -> Array:
-            return generate(gpt, self.params, keys, condition, rows, prompt, known, away)
+        def draw(keys: Array, condition: Condition, *others: Any) -> Array:
+            return generate(gpt, self.params, keys, condition, rows, *others)
 
-        return _in_parts(draw, size, keys, condition, prompt, scattered, negative)
+        return in_parts(draw, size, keys, condition, prompt, scattered, negative, order)
 
     def encode(self, images: ArrayLike) -> Int[np.ndarray, "b l"]:
         """Tokens of pictures, uint8 [b h w 3], in raster order; int32."""
         images = self._checked(images)
         size = min(self.batch_size, len(images))
         encode = partial(encode_images, self.tokenizer, self.tokenizer_params)
-        return _in_parts(encode, size, jnp.asarray(images))
+        return in_parts(encode, size, jnp.asarray(images))
 
     def decode(
         self, tokens: ArrayLike, *, image_size: int | None = None
@@ -272,7 +242,7 @@ class Model:
         def decode(tokens: Array) -> Array:
             return decode_tokens(self.tokenizer, self.tokenizer_params, tokens, image_size)
 
-        return _in_parts(decode, size, jnp.asarray(tokens, jnp.int32))
+        return in_parts(decode, size, jnp.asarray(tokens, jnp.int32))
 
     def log_likelihood(
         self,
@@ -303,7 +273,7 @@ class Model:
             return sequence_log_likelihood(gpt, self.params, tokens, inputs, condition)
 
         size = min(self.batch_size, len(tokens))
-        return _in_parts(judge, size, jnp.asarray(tokens), condition)
+        return in_parts(judge, size, jnp.asarray(tokens), condition)
 
     @property
     def _generator(self) -> Generator:
@@ -399,20 +369,3 @@ def _leading(is_known: Bool[np.ndarray, "b l"]) -> int:
     """How many first tokens every row keeps; never all, for the sampler draws at least one."""
     dropped = np.flatnonzero(~is_known.all(axis=0))
     return int(dropped[0]) if len(dropped) else is_known.shape[1] - 1
-
-
-def _in_parts(function: Callable[..., Array], size: int, *arrays: Any) -> np.ndarray:
-    """Applies a function to parts of `size` rows, the last one padded, so that it compiles once."""
-    count = len(jax.tree.leaves(arrays)[0])
-
-    def parts() -> Iterator[np.ndarray]:
-        for start in range(0, count, size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            part = jax.tree.map(partial(_take, rows), arrays)
-            yield np.asarray(function(*part))[: count - start]
-
-    return np.concatenate(list(parts()))
-
-
-def _take(rows: Int[np.ndarray, " n"], array: Any) -> Any:
-    return array[rows]

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import RunConfig
 from igpt_jax.data.cards import CardsConfig
-from igpt_jax.data.encode import TokenSource, encode_dataset, make_views
+from igpt_jax.data.encode import TokenSource, encode_dataset, make_views, read_header
 from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.paths import expand_path
 from igpt_jax.data.pipeline import make_dataset, on_image
@@ -29,9 +29,10 @@ from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.model import Model, decode_tokens, encode_images
+from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
+from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.sampling.output import complete_settings
 from igpt_jax.serialization import first_difference, from_dict, to_dict
 from igpt_jax.stored import (
@@ -280,6 +281,10 @@ class _Run:
                     batches, encode, decode, directory,
                     config=views, header=header, total=len(source), skipped=skipped,
                 )  # fmt: skip
+            stored = read_header(directory)["data"]
+            with contextlib.suppress(UserError):  # fields that are new since then have defaults
+                if from_dict(RunConfig, {"data": stored}).data == config.data:
+                    header["data"] = stored
             opened[split] = TokenSource(directory, expected=header, encode=encode)
         return opened
 

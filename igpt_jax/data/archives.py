@@ -81,6 +81,20 @@ class ZipFiles:
         return data
 
 
+def open_files(root: Path) -> Files:
+    """Opens a folder or a zip archive.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if root.is_dir():
+        return FolderFiles(root)
+    if root.is_file() and zipfile.is_zipfile(root):
+        return ZipFiles(root)
+    got = "another kind of file" if root.exists() else "nothing there"
+    raise UserError(f"{root}: expected a folder or a zip archive, got {got}; check the path")
+
+
 class _Entry(NamedTuple):
     offset: int
     packed_size: int

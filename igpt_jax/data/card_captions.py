@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
-from igpt_jax.data.cards import Card
+from igpt_jax.data.card_faces import Card
 from igpt_jax.errors import UserError
 
 Language: TypeAlias = Literal["en", "zh"]

@@ -1,7 +1,15 @@
 """What every picture source provides, and what it hands out."""
 
 import operator
-from typing import Literal, Protocol, SupportsIndex, TypeAlias, TypedDict, runtime_checkable
+from typing import (
+    Literal,
+    NotRequired,
+    Protocol,
+    SupportsIndex,
+    TypeAlias,
+    TypedDict,
+    runtime_checkable,
+)
 
 import numpy as np
 
@@ -11,10 +19,11 @@ Split: TypeAlias = Literal["train", "validation"]
 
 
 class Example(TypedDict):
-    """One picture and the number of its class."""
+    """One picture, the number of its class, and a caption from the sources that have some."""
 
     image: UInt8[np.ndarray, "h w 3"]
     label: int
+    caption: NotRequired[str]
 
 
 @runtime_checkable

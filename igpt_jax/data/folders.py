@@ -1,14 +1,13 @@
 """A folder, or a zip archive, with one folder of pictures for each class."""
 
 import logging
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final, SupportsIndex
 
-from igpt_jax.data.archives import Files, FolderFiles, ZipFiles
+from igpt_jax.data.archives import open_files
 from igpt_jax.data.examples import Example, Split, check_index
 from igpt_jax.data.images import PICTURE_EXTENSIONS, BrokenImageError, decode_image
 from igpt_jax.data.paths import expand_path
@@ -57,7 +56,7 @@ class FolderSource:
 
     def __init__(self, config: FolderConfig, split: Split) -> None:
         self._root = expand_path(config.path)
-        self._files = _open_files(self._root)
+        self._files = open_files(self._root)
         classes, self.ignored = _group(self._files.names)
         if not classes:
             raise UserError(
@@ -101,15 +100,6 @@ class FolderSource:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
-
-
-def _open_files(root: Path) -> Files:
-    if root.is_dir():
-        return FolderFiles(root)
-    if root.is_file() and zipfile.is_zipfile(root):
-        return ZipFiles(root)
-    got = "another kind of file" if root.exists() else "nothing there"
-    raise UserError(f"{root}: expected a folder or a zip archive, got {got}; check the path")
 
 
 def _group(names: Sequence[str]) -> tuple[dict[str, list[str]], int]:

@@ -17,6 +17,8 @@ from igpt_jax.typing import Float, UInt8
 MAX_PIXELS: Final = 89_478_485
 """Default limit of width x height: a quarter GiB of RGB bytes, as in Pillow."""
 
+WHITE: Final = (255, 255, 255)
+
 PICTURE_EXTENSIONS: Final = frozenset(
     {
         ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
@@ -50,15 +52,18 @@ class BrokenImageError(ValueError):
     """The bytes are no picture that can be decoded; the message is one line."""
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, paper: tuple[int, int, int] = WHITE
+) -> UInt8[np.ndarray, "h w 3"]:
     """Decode the (first) picture of a file to upright 8-bit RGB.
 
-    Transparency is composited on white, EXIF orientation is applied, and values deeper than
+    Transparency is composited on `paper`, EXIF orientation is applied, and values deeper than
     8 bits are scaled, never clipped (see `_scale_to_uint8`).
 
     Args:
         data: The whole file.
         max_pixels: Largest accepted width x height, checked before any pixel is decoded.
+        paper: Colour behind transparent pixels, bytes of RGB.
 
     Returns:
         The pixels in a fresh, writable, contiguous array.
@@ -77,7 +82,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarr
                     f"{width} x {height} pixels are more than the limit of {max_pixels}"
                 )
             picture.load()
-            return _to_rgb(_upright(picture))
+            return _to_rgb(_upright(picture), paper)
     except BrokenImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -126,7 +131,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+def _to_rgb(picture: Image.Image, paper: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """Convert a loaded picture of any mode to 8-bit RGB."""
     if picture.mode == "F" or picture.mode.startswith("I"):
         grey = _scale_to_uint8(np.asarray(picture), picture.mode)
@@ -135,8 +140,8 @@ def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         picture = picture.convert("RGBA" if picture.mode == "RGBa" else "LA")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, "white")
-        picture = Image.alpha_composite(paper, layer)
+        behind = Image.new("RGBA", layer.size, (*paper, 255))
+        picture = Image.alpha_composite(behind, layer)
     return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 

@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from igpt_jax.data.arrays import ArrayConfig, ArraySource
+from igpt_jax.data.captioned import CaptionedConfig, CaptionedSource
 from igpt_jax.data.cards import CardsConfig, CardSource
 from igpt_jax.data.examples import Example, Source, Split
 from igpt_jax.data.folders import FolderConfig, FolderSource
@@ -13,6 +14,8 @@ __all__ = [
     "ArrayConfig",
     "ArraySource",
     "BrokenImageError",
+    "CaptionedConfig",
+    "CaptionedSource",
     "CardSource",
     "CardsConfig",
     "DataConfig",
@@ -26,7 +29,7 @@ __all__ = [
     "open_source",
 ]
 
-DataConfig: TypeAlias = CardsConfig | FolderConfig | ArrayConfig | TfdsConfig
+DataConfig: TypeAlias = CardsConfig | FolderConfig | CaptionedConfig | ArrayConfig | TfdsConfig
 
 
 def open_source(config: DataConfig, split: Split) -> Source:
@@ -40,6 +43,8 @@ def open_source(config: DataConfig, split: Split) -> Source:
             return CardSource(config, split)
         case FolderConfig():
             return FolderSource(config, split)
+        case CaptionedConfig():
+            return CaptionedSource(config, split)
         case ArrayConfig():
             return ArraySource(config, split)
         case TfdsConfig():

@@ -1,15 +1,13 @@
 """The GPT over image tokens: iGPT and LlamaGen are two settings of it."""
 
 import dataclasses
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igpt_jax.dtypes import DTypeName, resolve_dtype
+from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import CausalSelfAttention, KVCache, Rotation
 from igpt_jax.models.conditioning import (
@@ -19,10 +17,13 @@ from igpt_jax.models.conditioning import (
     TextEmbedder,
     TextFeatures,
 )
-from igpt_jax.models.layers import Activation, FeedForward, NormName, build_norm, kernel_init
+from igpt_jax.models.gpt_config import GPTConfig
+from igpt_jax.models.layers import FeedForward, build_norm, kernel_init
 from igpt_jax.models.rotary import raster_coordinates, rotation
 from igpt_jax.partitioning import shard_rows
 from igpt_jax.typing import Array, Bool, Float, Int
+
+__all__ = ["GPT", "GPTConfig"]
 
 REMAT_POLICIES = {
     "full": None,  # keep nothing but the block's input
@@ -31,154 +32,6 @@ REMAT_POLICIES = {
 
 
 OUTSIDE = -1  # the coordinate of condition slots, which lie in no cell of the grid
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a GPT.
-
-    Attributes:
-        vocab_size: token ids that it predicts; 0 takes the tokenizer's.
-        grid_shape: tokens of a picture, (rows, columns); (0, 0) takes the tokenizer's.
-        num_layers: Transformer blocks.
-        num_heads: query heads.
-        embed_dim: channels of the residual stream.
-        num_kv_heads: key and value heads; None for `num_heads` (no grouping).
-        mlp_dim: channels inside the feed-forward layer; None for 4 * embed_dim, or with SwiGLU
-            two thirds of that, rounded up to a multiple of 256 (LlamaGen).
-        activation: feed-forward kind.
-        positions: rotary over rows and columns, or a learned table.
-        num_classes: classes to condition on; 0 for an unconditional model.
-        class_factors: radices to split the class id by, see `ClassEmbedder`.
-        text_len: slots of a text's features to condition on; 0 for none.
-        text_dim: channels of those features.
-        cond_drop_prob: share of training rows whose condition is replaced by null, for guidance.
-        norm: of the residual stream, queries and keys.
-        qk_norm: norm of queries and keys.
-        use_bias: biases of the linear layers; the head has none.
-        embed_dropout: dropout of the embedded sequence.
-        residual_dropout: dropout of what each sublayer adds to the residual stream.
-        rope_base: wave length base of the rotary embedding.
-        prefix_rotation: rotary angle of the prefix; "zero" multiplies its queries and keys by
-            zero, which the published LlamaGen weights were trained with.
-        norm_epsilon: added to the mean square in every norm.
-        remat: what the backward pass recomputes: nothing, all but matrix products, or all.
-        dtype: compute dtype; parameters, softmax, logits and losses are float32.
-    """
-
-    vocab_size: int = 0
-    grid_shape: tuple[int, int] = (0, 0)
-    num_layers: int = 12
-    num_heads: int = 12
-    embed_dim: int = 768
-    num_kv_heads: int | None = None
-    mlp_dim: int | None = None
-    activation: Activation = "swiglu"
-    positions: Literal["rotary", "learned"] = "rotary"
-    num_classes: int = 0
-    class_factors: tuple[int, ...] = ()
-    text_len: int = 0
-    text_dim: int = 0
-    cond_drop_prob: float = 0.1  # LlamaGen and the guidance paper (section 5)
-    norm: NormName = "rms"
-    qk_norm: bool = False
-    use_bias: bool = False
-    embed_dropout: float = 0.0
-    residual_dropout: float = 0.0
-    rope_base: float = 10_000.0
-    prefix_rotation: Literal["identity", "zero"] = "identity"
-    norm_epsilon: float = 1e-5
-    remat: Literal["none", "dots", "full"] = "none"
-    dtype: DTypeName = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuses shapes that no model has."""
-        for name in ("num_layers", "num_heads", "embed_dim", "kv_heads", "hidden_dim"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
-        for name in ("vocab_size", "num_classes", "text_len", "text_dim"):
-            _check(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
-        for name in ("embed_dropout", "residual_dropout", "cond_drop_prob"):
-            _check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
-        _check(
-            min(self.grid_shape) >= 0 and (self.seq_len > 0 or not any(self.grid_shape)),
-            "grid_shape must be two numbers of at least 1",
-            self.grid_shape,
-        )
-        _check(
-            self.embed_dim % self.num_heads == 0,
-            f"embed_dim must divide by num_heads {self.num_heads}",
-            self.embed_dim,
-        )
-        _check(
-            self.num_heads % self.kv_heads == 0,
-            f"num_kv_heads must divide num_heads {self.num_heads}",
-            self.kv_heads,
-        )
-        _check(
-            self.positions == "learned" or self.head_dim % 4 == 0,
-            "rotary positions need embed_dim / num_heads to divide by 4",
-            self.head_dim,
-        )
-        _check(
-            not self.class_factors or math.prod(self.class_factors) >= self.num_classes > 0,
-            f"class_factors must multiply to at least num_classes {self.num_classes}",
-            self.class_factors,
-        )
-
-        _check(
-            (self.text_len > 0) == (self.text_dim > 0),
-            "text_len and text_dim must both be 0 or both be more",
-            (self.text_len, self.text_dim),
-        )
-        _check(
-            not (self.text_len and self.num_classes),
-            "num_classes must be 0 with text_len",
-            self.num_classes,
-        )
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one head."""
-        return self.embed_dim // self.num_heads
-
-    @property
-    def kv_heads(self) -> int:
-        """Key and value heads."""
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-    @property
-    def hidden_dim(self) -> int:
-        """Channels inside the feed-forward layer."""
-        if self.mlp_dim is not None:
-            return self.mlp_dim
-        if self.activation == "swiglu":
-            return 256 * math.ceil(int(2 / 3 * 4 * self.embed_dim) / 256)
-        return 4 * self.embed_dim
-
-    @property
-    def seq_len(self) -> int:
-        """Tokens `l` of one picture."""
-        return math.prod(self.grid_shape)
-
-    @property
-    def prefix_len(self) -> int:
-        """Condition slots `p` before the first token."""
-        return max(1, len(self.class_factors), self.text_len)
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether it is asked for a class or by a text."""
-        return self.num_classes > 0 or self.text_len > 0
-
-    @property
-    def num_slots(self) -> int:
-        """Cache slots of a whole picture: its last token is drawn, never fed."""
-        return self.prefix_len + self.seq_len - 1
-
-
-def _check(holds: bool, expected: str, got: Any) -> None:
-    if not holds:
-        raise UserError(f"GPT config: {expected}, got {got}")
 
 
 class Block(nn.Module):
@@ -255,6 +108,13 @@ class GPT(nn.Module):
                 (config.num_slots, config.embed_dim),
                 jnp.float32,
             )
+        if config.order == "any":
+            self.target_embedding: Any = self.param(
+                "target_embedding",
+                kernel_init(None, "embed"),
+                (config.seq_len, config.embed_dim),
+                jnp.float32,
+            )
         self.embed_dropout = nn.Dropout(config.embed_dropout)
         self.blocks = nn.scan(
             block,
@@ -278,22 +138,26 @@ class GPT(nn.Module):
         tokens: Int[Array, "b s"],
         condition: Condition = None,
         *,
+        order: Int[Array, "#b s_plus_1"] | None = None,
         coordinates: Int[Array, "#b s 3"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "b s_plus_1 v"]:
         """Logits of tokens 0 to s, given the first s tokens of each picture.
 
         Args:
-            tokens: ids in raster order; all but the last one for training, or fewer.
+            tokens: ids in raster order, or that of `order`; all but the last one for training, or
+                fewer.
             condition: class ids, of which `config.num_classes` is the null condition; features
                 of texts for models that take texts; None for unconditional models.
-            coordinates: (time, row, column) of each given token; None for raster order.
+            order: cells (raster indices) of the given tokens and of the one after them, of models
+                of any order; None for raster order.
+            coordinates: (time, row, column) of each given token; None for those of the order.
             deterministic: no dropout when true.
 
         Returns:
             float32 logits; `logits[:, i]` predicts `tokens[:, i]`.
         """
-        hidden, _ = self._sequence(tokens, condition, coordinates, None, deterministic)
+        hidden, _ = self._sequence(tokens, condition, order, coordinates, None, deterministic)
         return self._logits(hidden[:, self.config.prefix_len - 1 :])
 
     def prefill(
@@ -301,10 +165,11 @@ class GPT(nn.Module):
         tokens: Int[Array, "b s"],
         condition: Condition,
         kv_cache: KVCache,
+        order: Int[Array, "#b s_plus_1"] | None = None,
         coordinates: Int[Array, "#b s 3"] | None = None,
     ) -> tuple[Float[Array, "b v"], KVCache]:
         """Fills an empty cache with the condition and s >= 0 known tokens; predicts token s."""
-        hidden, filled = self._sequence(tokens, condition, coordinates, kv_cache, True)
+        hidden, filled = self._sequence(tokens, condition, order, coordinates, kv_cache, True)
         assert filled is not None
         return self._logits(hidden[:, -1]), filled
 
@@ -312,12 +177,16 @@ class GPT(nn.Module):
         self,
         tokens: Int[Array, " b"],
         kv_cache: KVCache,
+        order: Int[Array, "#b 2"] | None = None,
         coordinates: Int[Array, "#b 1 3"] | None = None,
     ) -> tuple[Float[Array, "b v"], KVCache]:
-        """Appends one token a row to the cache and predicts the next."""
+        """Appends one token a row to the cache and predicts the next; `order` is of these two."""
+        order = self._order(order, kv_cache.length - self.config.prefix_len, 1)
         if coordinates is None:
-            coordinates = self._raster(kv_cache.length - self.config.prefix_len, 1)
+            coordinates = self._cells()[order[:, :-1]]
         embedded = self._embed(tokens[:, None], coordinates)
+        if self.config.order == "any":
+            embedded = embedded + self.target_embedding[order[:, 1:]].astype(embedded.dtype)
         hidden, filled = self._blocks(embedded, coordinates, kv_cache, kv_cache.prefix_mask, True)
         assert filled is not None
         return self._logits(hidden[:, 0]), filled
@@ -326,6 +195,7 @@ class GPT(nn.Module):
         self,
         tokens: Int[Array, "b s"],
         condition: Condition,
+        order: Int[Array, "#b s_plus_1"] | None,
         coordinates: Int[Array, "#b s 3"] | None,
         kv_cache: KVCache | None,
         deterministic: bool,
@@ -336,10 +206,14 @@ class GPT(nn.Module):
         prefix = self.prefix(tokens.shape[0] if condition is None else condition)
         if config.positions == "learned":
             prefix = prefix + self.position_embedding[: config.prefix_len]
+        order = self._order(order, 0, tokens.shape[1])
         if coordinates is None:
-            coordinates = self._raster(0, tokens.shape[1])
+            coordinates = self._cells()[order[:, :-1]]
         embedded = self._embed(tokens, coordinates)
         x = jnp.concatenate([prefix.astype(embedded.dtype), embedded], axis=1)
+        if config.order == "any":
+            targets = self.target_embedding[order].astype(x.dtype)
+            x = x.at[:, config.prefix_len - 1 :].add(targets)
         x = shard_rows(self.embed_dropout(x, deterministic=deterministic))
         outside = jnp.full_like(
             coordinates, OUTSIDE, shape=(len(coordinates), config.prefix_len, 3)
@@ -350,10 +224,19 @@ class GPT(nn.Module):
             kv_cache = dataclasses.replace(kv_cache, prefix_mask=prefix_mask)
         return self._blocks(x, coordinates, kv_cache, prefix_mask, deterministic)
 
-    def _raster(self, start: Int[Array, ""] | int, length: int) -> Int[Array, "1 s 3"]:
-        """Coordinates of `length` tokens in raster order, from token `start` on."""
-        table = jnp.asarray(raster_coordinates(self.config.grid_shape))
-        return jax.lax.dynamic_slice_in_dim(table, start, length)[None]
+    def _cells(self) -> Int[Array, "l 3"]:
+        """Coordinates of every cell."""
+        return jnp.asarray(raster_coordinates(self.config.grid_shape))
+
+    def _order(
+        self, order: Int[Array, "#b s_plus_1"] | None, start: Int[Array, ""] | int, length: int
+    ) -> Int[Array, "#b s_plus_1"]:
+        """Cells of `length` tokens from token `start` on, and of the token after them."""
+        if order is None:
+            return (start + jnp.arange(length + 1))[None]
+        if self.config.order == "raster":
+            raise UserError("order: expected None, as the model was trained in raster order")
+        return order
 
     def _embed(
         self, tokens: Int[Array, "b s"], coordinates: Int[Array, "#b s 3"]

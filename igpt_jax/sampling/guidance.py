@@ -22,8 +22,8 @@ def guidance_scales(
 
     Args:
         schedule: "constant"; "linear", from 1 at the first token to `cfg_scale` at the last
-            (RandAR, Pang et al. 2024); or "power_cosine", `1 + (cfg_scale - 1) * (1 - cos(pi * x)) / 2` with
-            `x = (i / num_tokens) ** power` at token i (RAR, Yu et al. 2024, appendix).
+            (RandAR, Pang et al. 2024); or "power_cosine", at token i `1 + (cfg_scale - 1) * (1 -
+            cos(pi * x)) / 2` with `x = (i / num_tokens) ** power` (RAR, Yu et al. 2024, appendix).
         cfg_scale: the strongest.
         num_tokens: tokens `l` of a picture.
         power: above 1, "power_cosine" grows later.

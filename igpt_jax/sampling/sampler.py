@@ -131,6 +131,7 @@ def generate(
     prompt: Int[Array, "b s"] | None = None,
     known: tuple[Int[Array, "b l"], Bool[Array, "b l"]] | None = None,
     negative: Condition = None,
+    order: Int[Array, "b l"] | None = None,
 ) -> Int[Array, "b l"]:
     """Draws whole pictures of tokens.
 
@@ -144,9 +145,11 @@ def generate(
         known: tokens, and which of them are kept as they are wherever they lie. A token that is
             drawn follows those before it in raster order, known or drawn.
         negative: what guidance leads away from; None for the null condition.
+        order: cells in the order in which they are drawn, for models of any order; `prompt` and
+            `known` are in this order, too. None for raster order.
 
     Returns:
-        Tokens in raster order, the prompt first.
+        Tokens in raster order.
     """
     config, batch_size = model.config, keys.shape[0]
     if prompt is None:
@@ -156,7 +159,15 @@ def generate(
         away = null_condition(condition, config.num_classes) if negative is None else negative
         condition = jax.tree.map(lambda *halves: jnp.concatenate(halves), condition, away)
         fed_prompt = jnp.tile(prompt, (2, 1))
-    variables = {"params": params}
+    variables, fed_order = {"params": params}, order
+    if order is not None and cfg_scale is not None:
+        fed_order = jnp.tile(order, (2, 1))
+
+    def cells(start: Array | int, length: int) -> dict[str, Any]:
+        """The order of some tokens and of the one after them, for models that take it."""
+        if fed_order is None:
+            return {}
+        return {"order": jax.lax.dynamic_slice_in_dim(fed_order, start, length + 1, axis=1)}
 
     def choose(logits: Float[Array, "rows v"], position: Int[Array, ""]) -> Int[Array, " b"]:
         if cfg_scale is not None:
@@ -172,7 +183,9 @@ def generate(
     def step(carry: tuple[Array, Any], position: Int[Array, ""]) -> tuple:
         tokens, kv_cache = carry
         fed = tokens if cfg_scale is None else jnp.tile(tokens, 2)
-        logits, kv_cache = model.apply(variables, fed, kv_cache, method="decode_step")
+        logits, kv_cache = model.apply(
+            variables, fed, kv_cache, method="decode_step", **cells(position - 1, 1)
+        )
         tokens = choose(logits, position)
         return (tokens, kv_cache), tokens
 
@@ -184,7 +197,9 @@ def generate(
     # The cache grows in stages, so that early tokens do not read slots that are still empty.
     capacities = [c for c in _capacities(config.num_slots) if c >= config.prefix_len + start]
     empty = init_kv_cache(config, fed_prompt.shape[0], capacities[0])
-    filled: Any = model.apply(variables, fed_prompt, condition, empty, method="prefill")
+    filled: Any = model.apply(
+        variables, fed_prompt, condition, empty, method="prefill", **cells(0, start)
+    )
     logits, kv_cache = filled
     tokens = choose(logits, jnp.int32(start))
     drawn, position = [tokens[None]], start + 1
@@ -193,7 +208,10 @@ def generate(
         carry = (tokens, grow_kv_cache(kv_cache, capacity))
         (tokens, kv_cache), part = jax.lax.scan(step, carry, jnp.arange(position, end))
         drawn, position = [*drawn, part], end
-    return jnp.concatenate([prompt, jnp.concatenate(drawn).T], axis=1)
+    sequence = jnp.concatenate([prompt, jnp.concatenate(drawn).T], axis=1)
+    if order is None:
+        return sequence
+    return jnp.take_along_axis(sequence, jnp.argsort(order, axis=1), axis=1)
 
 
 def _capacities(num_slots: int) -> list[int]:

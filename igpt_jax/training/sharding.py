@@ -104,11 +104,12 @@ def opt_state_shardings(
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a global batch on its devices."""
+    """Puts this process's rows of a global batch on its devices; texts stay behind."""
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
+        if array.dtype.kind != "U"
     }
 
 

@@ -1,5 +1,8 @@
+import json
 import pickle
-from dataclasses import replace
+from collections import Counter
+from dataclasses import astuple, replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -14,10 +17,13 @@ from igpt_jax.data.cards import (
     CardsConfig,
     CardSource,
     card_at,
+    combination,
     draw_card,
     number_mask,
 )
+from igpt_jax.data.held_out import is_held_out
 from igpt_jax.errors import UserError
+from igpt_jax.serialization import from_dict, to_dict
 
 
 def test_the_default_source_has_the_sizes_of_its_config():
@@ -180,9 +186,12 @@ def test_iteration_ends():
         {"jitter": -1},
         {"jitter": 3},
         {"seed": -1},
+        {"held_out_share": 1.0},
+        {"held_out_share": -0.1},
+        {"held_out_share": float("nan")},
     ],
 )
-def test_a_wrong_config_is_a_user_error_of_one_line(wrong: dict[str, int]):
+def test_a_wrong_config_is_a_user_error_of_one_line(wrong: dict):
     with pytest.raises(UserError, match=r"^expected .*, got .*; change .*$") as error:
         CardsConfig(**wrong)
     assert "\n" not in str(error.value)
@@ -227,3 +236,108 @@ def test_wordings_differ_and_repeat(language):
     texts = [caption(Card((42,)), language, wording) for wording in range(count)]
     assert len(set(texts)) == count >= 4
     assert caption(Card((42,)), language, count) == texts[0]
+
+
+def test_what_is_drawn_stays_as_it_was_before_captions_and_held_out_combinations():
+    digest = sha256()
+    for config in (CardsConfig(), CardsConfig(max_numbers=3, jitter=2, seed=5)):
+        for split in ("train", "validation"):
+            for index in (*range(500), 2**63):
+                digest.update(json.dumps(astuple(card_at(config, index, split))).encode())
+    assert digest.hexdigest() == (
+        "698fee9886f0a8e1dbbedf74932d6f23bfc96199a0e90bc2deb85db53e1c9357"
+    )
+
+
+def test_configs_from_before_captions_are_read():
+    values = to_dict(CardsConfig(seed=3))
+    del values["captions"], values["held_out_share"]
+    assert from_dict(CardsConfig, values) == CardsConfig(seed=3)
+    with pytest.raises(UserError, match="captions: expected one of none, en, zh, both, got 'de'"):
+        from_dict(CardsConfig, {"captions": "de"})
+
+
+def test_examples_have_captions_only_when_asked_for():
+    assert CardSource()[0].keys() == {"image", "label"}
+    assert CardSource().captions(0) == ()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(("captions", "languages"), [("en", "en"), ("zh", "zh"), ("both", "en zh")])
+def test_the_caption_of_an_example_is_one_of_its_wordings(split, captions, languages):
+    source = CardSource(CardsConfig(captions=captions, image_size=32), split)
+    wordings = [(name, i) for name in languages.split() for i in range(num_wordings(name))]
+    drawn: Counter[int] = Counter()
+    for index in range(300):
+        example, card = source[index], source.card(index)
+        texts = [caption(card, *wording) for wording in wordings]
+        assert source.captions(index) == tuple(texts)
+        drawn[texts.index(example["caption"])] += 1
+    expected = 300 / len(wordings)
+    assert len(drawn) == len(wordings)
+    assert max(abs(count - expected) for count in drawn.values()) < 5 * expected**0.5
+
+
+def test_captions_depend_on_the_index_alone_and_change_no_card():
+    config = CardsConfig(captions="both", image_size=32)
+    one, other = CardSource(config), pickle.loads(pickle.dumps(CardSource(config)))
+    other[9]
+    assert [one[i]["caption"] for i in range(20)] == [other[i]["caption"] for i in range(20)]
+    assert all(one.card(i) == CardSource().card(i) for i in range(100))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"max_number": 9}, {"max_numbers": 3, "max_number": 4}, {"seed": 9}]
+)
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_no_training_card_is_of_a_held_out_combination(options, share):
+    config = CardsConfig(held_out_share=share, **options)
+    source = CardSource(config)
+    drawn = [source.card(index) for index in range(1_000)]
+    digests = [int(sha256(combination(card).encode()).hexdigest()[:16], 16) for card in drawn]
+    assert min(digests) >= share * 2**64
+    assert not any(source.is_held_out(index) for index in range(100))
+    assert drawn[:100] == [card_at(config, index, "train") for index in range(100)]
+
+
+def test_only_training_cards_of_held_out_combinations_are_drawn_again():
+    plain, config = CardsConfig(), CardsConfig(held_out_share=0.2)
+    validation = CardSource(config, "validation")
+    held_out = 0
+    for index in range(1_000):
+        before, after = card_at(plain, index, "train"), card_at(config, index, "train")
+        assert (before != after) == is_held_out(combination(before), 0.2)
+        assert validation.card(index) == card_at(plain, index, "validation")
+        held_out += validation.is_held_out(index)
+    assert 150 < held_out < 250
+
+
+def test_every_trait_is_still_trained_on():
+    cards = [card_at(CardsConfig(held_out_share=0.5), i, "train") for i in range(2_000)]
+    assert {card.numbers[0] for card in cards} == set(range(101))
+    assert {(card.suit, card.colour) for card in cards} == {(s, c) for s in SUITS for c in INKS}
+
+
+def test_a_combination_is_numbers_places_suit_and_colour():
+    card = Card((42, 7), ("top", "bottom"), "clubs", "blue")
+    assert combination(card) == "42@top+7@bottom|clubs|blue"
+    assert combination(replace(card, background="navy", shift=(1, 2))) == combination(card)
+    for change in ({"numbers": (42, 8)}, {"places": ("top", "centre")}, {"suit": "hearts"}):
+        assert combination(replace(card, **change)) != combination(card)
+
+
+def test_a_larger_share_holds_out_what_a_smaller_one_does():
+    names = [f"name {i}" for i in range(2_000)]
+    small, large = ({n for n in names if is_held_out(n, share)} for share in (0.1, 0.3))
+    assert small < large
+    assert (len(small) / 2_000, len(large) / 2_000) == pytest.approx((0.1, 0.3), abs=0.03)
+    assert not any(is_held_out(name, 0.0) for name in names)
+    assert all(is_held_out(name, 1.0) for name in names)
+
+
+def test_nothing_left_to_train_on_is_a_user_error_of_one_line():
+    config = CardsConfig(max_number=0, held_out_share=0.999999)
+    with pytest.raises(UserError, match=r"none with 0\.999999 and max_number = 0") as error:
+        CardSource(config)[0]
+    assert "\n" not in str(error.value)
+    assert CardSource(config, "validation").is_held_out(0)

@@ -9,7 +9,7 @@ import pytest
 from igpt_jax.data.cards import CardsConfig, CardSource
 from igpt_jax.data.transforms import transform
 from igpt_jax.evaluation.spectrum import high_frequency_energy, radial_power_spectrum
-from igpt_jax.model import decode_tokens, encode_images
+from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.run import run
 from igpt_jax.stored import load_tokenizer
 from igpt_jax.testing import tiny_config

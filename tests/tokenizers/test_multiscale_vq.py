@@ -12,7 +12,7 @@ import pytest
 
 from igpt_jax.errors import UserError
 from igpt_jax.interop.conversion import converted
-from igpt_jax.interop.layouts.var import var_vq
+from igpt_jax.interop.layouts.multiscale_vq import var_vq
 from igpt_jax.scales import SCALES_256, SCALES_512, scale_bounds
 from igpt_jax.tokenizers.base import ImageTokenizer
 from igpt_jax.tokenizers.multiscale_vq import MultiscaleVQ, MultiscaleVQConfig

@@ -1,0 +1,161 @@
+"""The shape of a GPT."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from igpt_jax.dtypes import DTypeName
+from igpt_jax.errors import UserError
+from igpt_jax.models.layers import Activation, NormName
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT.
+
+    Attributes:
+        vocab_size: token ids that it predicts; 0 takes the tokenizer's.
+        grid_shape: tokens of a picture, (rows, columns); (0, 0) takes the tokenizer's.
+        num_layers: Transformer blocks.
+        num_heads: query heads.
+        embed_dim: channels of the residual stream.
+        num_kv_heads: key and value heads; None for `num_heads` (no grouping).
+        mlp_dim: channels inside the feed-forward layer; None for 4 * embed_dim, or with SwiGLU
+            two thirds of that, rounded up to a multiple of 256 (LlamaGen).
+        activation: feed-forward kind.
+        positions: rotary over rows and columns, or a learned table.
+        num_classes: classes to condition on; 0 for an unconditional model.
+        order: of the tokens: raster, or any, in which case each slot is told the cell that it
+            predicts, training hides random parts of pictures, and the sampler sees all known tokens
+            first, wherever they lie.
+        class_factors: radices to split the class id by, see `ClassEmbedder`.
+        text_len: slots of a text's features to condition on; 0 for none.
+        text_dim: channels of those features.
+        cond_drop_prob: share of training rows whose condition is replaced by null, for guidance.
+        norm: of the residual stream, queries and keys.
+        qk_norm: norm of queries and keys.
+        use_bias: biases of the linear layers; the head has none.
+        embed_dropout: dropout of the embedded sequence.
+        residual_dropout: dropout of what each sublayer adds to the residual stream.
+        rope_base: wave length base of the rotary embedding.
+        prefix_rotation: rotary angle of the prefix; "zero" multiplies its queries and keys by
+            zero, which the published LlamaGen weights were trained with.
+        norm_epsilon: added to the mean square in every norm.
+        remat: what the backward pass recomputes: nothing, all but matrix products, or all.
+        dtype: compute dtype; parameters, softmax, logits and losses are float32.
+    """
+
+    vocab_size: int = 0
+    grid_shape: tuple[int, int] = (0, 0)
+    num_layers: int = 12
+    num_heads: int = 12
+    embed_dim: int = 768
+    num_kv_heads: int | None = None
+    mlp_dim: int | None = None
+    activation: Activation = "swiglu"
+    positions: Literal["rotary", "learned"] = "rotary"
+    order: Literal["raster", "any"] = "raster"
+    num_classes: int = 0
+    class_factors: tuple[int, ...] = ()
+    text_len: int = 0
+    text_dim: int = 0
+    cond_drop_prob: float = 0.1  # LlamaGen and the guidance paper (section 5)
+    norm: NormName = "rms"
+    qk_norm: bool = False
+    use_bias: bool = False
+    embed_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    rope_base: float = 10_000.0
+    prefix_rotation: Literal["identity", "zero"] = "identity"
+    norm_epsilon: float = 1e-5
+    remat: Literal["none", "dots", "full"] = "none"
+    dtype: DTypeName = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses shapes that no model has."""
+        for name in ("num_layers", "num_heads", "embed_dim", "kv_heads", "hidden_dim"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name in ("vocab_size", "num_classes", "text_len", "text_dim"):
+            _check(getattr(self, name) >= 0, f"{name} must be at least 0", getattr(self, name))
+        for name in ("embed_dropout", "residual_dropout", "cond_drop_prob"):
+            _check(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
+        _check(
+            min(self.grid_shape) >= 0 and (self.seq_len > 0 or not any(self.grid_shape)),
+            "grid_shape must be two numbers of at least 1",
+            self.grid_shape,
+        )
+        _check(
+            self.embed_dim % self.num_heads == 0,
+            f"embed_dim must divide by num_heads {self.num_heads}",
+            self.embed_dim,
+        )
+        _check(
+            self.num_heads % self.kv_heads == 0,
+            f"num_kv_heads must divide num_heads {self.num_heads}",
+            self.kv_heads,
+        )
+        _check(
+            self.positions == "learned" or self.head_dim % 4 == 0,
+            "rotary positions need embed_dim / num_heads to divide by 4",
+            self.head_dim,
+        )
+        _check(
+            not self.class_factors or math.prod(self.class_factors) >= self.num_classes > 0,
+            f"class_factors must multiply to at least num_classes {self.num_classes}",
+            self.class_factors,
+        )
+
+        _check(
+            (self.text_len > 0) == (self.text_dim > 0),
+            "text_len and text_dim must both be 0 or both be more",
+            (self.text_len, self.text_dim),
+        )
+        _check(
+            not (self.text_len and self.num_classes),
+            "num_classes must be 0 with text_len",
+            self.num_classes,
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Channels inside the feed-forward layer."""
+        if self.mlp_dim is not None:
+            return self.mlp_dim
+        if self.activation == "swiglu":
+            return 256 * math.ceil(int(2 / 3 * 4 * self.embed_dim) / 256)
+        return 4 * self.embed_dim
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens `l` of one picture."""
+        return math.prod(self.grid_shape)
+
+    @property
+    def prefix_len(self) -> int:
+        """Condition slots `p` before the first token."""
+        return max(1, len(self.class_factors), self.text_len)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it is asked for a class or by a text."""
+        return self.num_classes > 0 or self.text_len > 0
+
+    @property
+    def num_slots(self) -> int:
+        """Cache slots of a whole picture: its last token is drawn, never fed."""
+        return self.prefix_len + self.seq_len - 1
+
+
+def _check(holds: bool, expected: str, got: Any) -> None:
+    if not holds:
+        raise UserError(f"GPT config: {expected}, got {got}")
