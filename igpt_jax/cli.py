@@ -226,8 +226,11 @@ def sample(argv: list[str]) -> dict[str, Any]:
         if getattr(args, name) is not None
     }
     negative_labels = args.negative_labels
-    if negative_labels is not None and len(negative_labels) == 1:
-        negative_labels = negative_labels[0]
+    if negative_labels is not None:  # one for all, or one a label
+        one = len(negative_labels) == 1
+        negative_labels = (
+            negative_labels[0] if one else [n for n in negative_labels for _ in range(repeats)]
+        )
     drawn = model.sample(
         labels,
         text=args.text,
@@ -243,7 +246,8 @@ def sample(argv: list[str]) -> dict[str, Any]:
         **given,
     )
     settings = dataclasses.asdict(dataclasses.replace(model.config.sampling, **given))
-    settings |= {"seed": args.seed, "text": args.text}
+    settings |= {"seed": args.seed, "text": args.text, "best_of": args.best_of}
+    settings |= {"negative_labels": negative_labels, "negative_text": args.negative_text}
     settings |= {"keep": keep if images is not None and mask is None else None}
     names = model.config.class_names
     write_images(out, drawn, complete_settings(settings, labels, count, names))

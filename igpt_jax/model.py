@@ -112,7 +112,7 @@ class Model:
         sampling = dataclasses.replace(self.config.sampling, **changes)
         whole = {"num_images": num_images, "image_size": image_size, "best_of": best_of}
         for name, value in whole.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
                 raise UserError(f"{name}: expected a whole number of at least 1, got {value}")
         if images is not None and isinstance(self.gpt, VAR):
             raise UserError("images: expected none, as VAR cannot complete pictures")
