@@ -67,6 +67,7 @@ def test_an_imported_model_draws_encodes_and_judges(classes):
     np.testing.assert_array_equal(model.sample(labels=[1, 9, 3], seed=0), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokenizer", "generator"),
     [("maskgit-vq", "rar"), ("var-vq", "var"), ("janus-vq", "llamagen-gpt")],
@@ -207,6 +208,7 @@ def test_commands(tmp_path, capsys):
 
 
 @UNSHARDED
+@pytest.mark.slow
 def test_a_gpt_is_trained_on_an_imported_tokenizer(tmp_path):
     path, _ = source("llamagen-vq", tmp_path)
     import_part(str(path), "llamagen-vq", tmp_path / "tokenizer", image_size=32)

@@ -185,6 +185,7 @@ def test_the_published_sizes(num_layers, num_params):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_params
 
 
+@pytest.mark.slow
 def test_the_published_size_draws_in_bfloat16():
     # Shapes alone: its 310 million parameters are never made.
     model, tokenizer = VAR(var(16, dtype="bfloat16")), MultiscaleVQ(MultiscaleVQConfig())
