@@ -115,7 +115,7 @@ def read_measured(source: Path) -> dict[str, float]:
             found |= {
                 name: value
                 for name, value in values.items()
-                if isinstance(value, int | float) and not isinstance(value, bool)
+                if isinstance(value, float)  # not counts
             }
     return found
 

@@ -16,6 +16,7 @@ _WORDS: Final = {
     "nats_per_token": "nats a token, validation",
     "bits_per_dim": "bits a dimension, validation",
     "marginal_entropy": "entropy of the tokens' marginal distribution, nats",
+    "gain": "share by which the nats a token are under that entropy",
     "psnr": "PSNR of reconstructions, dB",
     "ssim": "SSIM of reconstructions",
     "lpips": "LPIPS of reconstructions",
@@ -129,8 +130,6 @@ def _numbers(measured: Mapping[str, float]) -> list[str]:
         return ["Nothing was measured beside this model."]
     rows = [
         f"| {_WORDS.get(name, name.replace('_', ' '))} | {value:.4g} |"
-        if isinstance(value, float)
-        else f"| {_WORDS.get(name, name.replace('_', ' '))} | {value:,} |"
         for name, value in measured.items()
     ]
     return ["| what | number |", "|---|---|", *rows]
