@@ -26,15 +26,14 @@ def module_inputs(module: Any) -> tuple[Any, ...]:
     return (tokenizer_input(module),)
 
 
-def abstract_params(module: nn.Module, *inputs: Any, placement: Sharding | Mesh) -> Any:
+def abstract_params(module: nn.Module, *, placement: Sharding | Mesh) -> Any:
     """Shapes of a module's parameters and where they will lie; nothing is computed.
 
     Args:
         module: whose.
-        inputs: that shape them.
         placement: one sharding for all, or a mesh to lay them out on by the table of rules.
     """
-    boxed = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    boxed = jax.eval_shape(module.init, jax.random.key(0), *module_inputs(module))["params"]
     shapes = nn.unbox(boxed)
     if isinstance(placement, Mesh):
         shardings = param_shardings(boxed, placement)

@@ -28,9 +28,6 @@ from igpt_jax.model_config import (
 from igpt_jax.parameters import (
     abstract_params,
     flatten,
-    generator_inputs,
-    text_inputs,
-    tokenizer_input,
     unflatten,
 )
 from igpt_jax.serialization import from_dict, to_dict
@@ -77,7 +74,7 @@ def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> M
     whole = placement if isinstance(placement, Sharding) else replicated(placement)
     tokenizer, tokenizer_params = load_tokenizer(run.tokenizer, directory, whole)
     gpt = build_generator(run.gpt)
-    shapes = abstract_params(gpt, *generator_inputs(gpt), placement=placement)
+    shapes = abstract_params(gpt, placement=placement)
     params = load_params(directory / GPT_CHECKPOINTS, shapes)
     found = tokenizer_hash(json.dumps(to_dict(run.tokenizer)), tokenizer_params)
     check_tokenizer(metadata, found)
@@ -89,7 +86,7 @@ def load_tokenizer(
 ) -> tuple[Tokenizer, Params]:
     """The tokenizer of a run, or of a directory of safetensors files."""
     tokenizer = build_tokenizer(config)
-    shapes = abstract_params(tokenizer, tokenizer_input(tokenizer), placement=sharding)
+    shapes = abstract_params(tokenizer, placement=sharding)
     if is_stored(directory):
         return tokenizer, _read_params(part_path(directory, "tokenizer"), shapes)
     return tokenizer, load_params(directory / TOKENIZER_CHECKPOINTS, shapes)
@@ -185,11 +182,11 @@ def _load_stored(directory: Path, placement: Sharding | Mesh) -> Model:
     changes: dict[str, Any] = {}
     if config.gpt is not None:
         gpt = build_generator(config.gpt)
-        shapes = abstract_params(gpt, *generator_inputs(gpt), placement=placement)
+        shapes = abstract_params(gpt, placement=placement)
         changes |= {"gpt": gpt, "params": _read_params(part_path(directory, "gpt"), shapes)}
     if config.text_encoder is not None:
         encoder = T5Encoder(config.text_encoder)
-        shapes = abstract_params(encoder, *text_inputs(), placement=placement)
+        shapes = abstract_params(encoder, placement=placement)
         params = _read_params(part_path(directory, "text_encoder"), shapes)
         tokenizer = load_text_tokenizer(directory / TEXT_TOKENIZER)
         changes["text_encoder"] = TextEncoder(encoder, params, tokenizer)

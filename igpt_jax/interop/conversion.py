@@ -22,6 +22,7 @@ from igpt_jax.interop.layouts.rar import rar
 from igpt_jax.interop.layouts.t5 import t5_encoder
 from igpt_jax.interop.layouts.taming_gpt import taming_gpt
 from igpt_jax.interop.layouts.var import var
+from igpt_jax.parameters import unflatten
 from igpt_jax.serialization import from_dict, to_dict
 from igpt_jax.typing import Params
 
@@ -60,14 +61,10 @@ def convert(state_dict: Arrays, kind: str, **config: Any) -> tuple[nn.Module, Pa
     """
     layout = find_layout(specs_of(state_dict), kind, **config)
     check_zeros(layout, state_dict, kind)
-    params: dict[str, Any] = {}
-    for path, leaf in converted(layout, state_dict):
-        *parents, name = path.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = jax.block_until_ready(jnp.array(leaf))  # so that one copy at a time is read
-    return layout.module, params
+    leaves = converted(layout, state_dict)
+    # Each finished before the next is read: one copy at a time.
+    params = {path: jax.block_until_ready(jnp.array(leaf)) for path, leaf in leaves}
+    return layout.module, unflatten(params)
 
 
 def find_layout(specs: Specs, kind: str, **config: Any) -> Layout:
@@ -125,28 +122,29 @@ def converted(layout: Layout, arrays: Arrays) -> Iterator[tuple[str, np.ndarray]
         return sum(math.prod(specs[name].shape) for name in layout.sources[path].names)
 
     for path in sorted(layout.sources, key=size, reverse=True):
-        yield path, build(layout.sources[path], arrays)
+        yield path, build(layout.sources[path], arrays, leaf_spec(layout.sources[path], specs))
 
 
-def build(source: Source, arrays: Arrays) -> np.ndarray:
-    """One parameter."""
+def build(source: Source, arrays: Arrays, spec: jax.ShapeDtypeStruct) -> np.ndarray:
+    """One parameter, of the shape and dtype that `leaf_spec` tells."""
     if not source.stacked:
         (name,) = source.names
         return np.ascontiguousarray(source.build(np.asarray(arrays[name])))
-    stacked = None
+    stacked = np.empty(spec.shape, spec.dtype)
     for layer, name in enumerate(source.names):
-        part = source.build(np.asarray(arrays[name]))
-        if stacked is None:
-            dtype = leaf_dtype(source, specs_of(arrays))
-            stacked = np.empty((len(source.names), *part.shape), dtype)
-        stacked[layer] = part
-    assert stacked is not None
+        stacked[layer] = source.build(np.asarray(arrays[name]))
     return stacked
 
 
-def leaf_dtype(source: Source, specs: Specs) -> np.dtype:
-    """Dtype of a parameter: that of its arrays, the wider one where layers differ."""
-    return np.dtype(functools.reduce(jnp.promote_types, (specs[n].dtype for n in source.names)))
+def leaf_spec(source: Source, specs: Specs) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a parameter, nothing read; the wider dtype where layers differ."""
+    shape = specs[source.names[0]].shape
+    # Built of one zero seen everywhere, which takes no memory.
+    built = source.build(np.broadcast_to(np.zeros((), np.int8), shape)).shape
+    if source.stacked:
+        built = (len(source.names), *built)
+    dtypes = (specs[name].dtype for name in source.names)
+    return jax.ShapeDtypeStruct(built, functools.reduce(jnp.promote_types, dtypes))
 
 
 def check_zeros(layout: Layout, arrays: Arrays, kind: str) -> None:
@@ -190,20 +188,13 @@ def _check_leaves(layout: Layout, specs: Specs, expected: Specs, kind: str) -> N
                 "quantized checkpoints are not supported"
             )
     for path in {**expected, **layout.sources}:
-        built = _built_shape(layout.sources[path], specs) if path in layout.sources else None
+        built = leaf_spec(layout.sources[path], specs).shape if path in layout.sources else None
         wanted = expected[path].shape if path in expected else None
         if built != wanted:
             raise UserError(
                 f"{kind}: expected {path} of shape {_shape(wanted)}, as the settings say, but the "
                 f"arrays give {_shape(built)}; leave out settings that shapes tell by themselves"
             )
-
-
-def _built_shape(source: Source, specs: Specs) -> tuple[int, ...]:
-    """What `build` makes of arrays of these shapes, without their memory."""
-    shape = specs[source.names[0]].shape
-    built = source.build(np.broadcast_to(np.zeros((), np.int8), shape)).shape
-    return (len(source.names), *built) if source.stacked else built
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

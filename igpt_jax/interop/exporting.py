@@ -82,7 +82,7 @@ def export(
         if layout == "transformers":
             _write_imagegpt(model, temporary, dtype)
         else:
-            _write_parts(model, temporary, dtype, Path(source))
+            _write_parts(model, temporary, dtype)
         measured = read_measured(Path(source))
         _draw(model, temporary / PICTURE, seed)
         picture = PICTURE if (temporary / PICTURE).is_file() else None
@@ -120,7 +120,7 @@ def read_measured(source: Path) -> dict[str, float]:
     return found
 
 
-def _write_parts(model: Model, directory: Path, dtype: DTypeChoice, source: Path) -> None:
+def _write_parts(model: Model, directory: Path, dtype: DTypeChoice) -> None:
     parts: dict[Part, Any] = {"tokenizer": model.tokenizer_params}
     if model.gpt is not None:
         parts["gpt"] = model.params

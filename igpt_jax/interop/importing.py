@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +19,8 @@ from igpt_jax.interop.conversion import (
     check_zeros,
     converted,
     find_layout,
-    leaf_dtype,
+    leaf_spec,
 )
-from igpt_jax.interop.layouts.base import Layout, leaf_shapes
-from igpt_jax.interop.lazy_arrays import LazyArrays
 from igpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
 from igpt_jax.interop.weights import open_weights, resolve_weights
 from igpt_jax.model_config import ModelConfig
@@ -126,7 +124,7 @@ def import_part(
         text_path = _text_tokenizer_path(source, beside, text_tokenizer)
         load_text_tokenizer(text_path)  # refuses what is none before anything is written
     directory.mkdir(parents=True, exist_ok=True)
-    specs = _specs(layout, arrays)
+    specs = {name: leaf_spec(each, arrays.specs) for name, each in layout.sources.items()}
     metadata = {"format": "igpt_jax", "kind": kind}
     write_safetensors(part_path(directory, part), specs, converted(layout, arrays), metadata)
     if clusters is not None:
@@ -225,24 +223,12 @@ def _text_tokenizer_path(source: str, beside: Path, given: str | None) -> Path:
     return path
 
 
-def _specs(layout: Layout, arrays: LazyArrays) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of each of our parameters, none of them read."""
-    shapes = leaf_shapes(layout.module)
-    return {
-        name: jax.ShapeDtypeStruct(shapes[name].shape, leaf_dtype(source, arrays.specs))
-        for name, source in layout.sources.items()
-    }
-
-
 def _write_palette(directory: Path, params: Mapping[str, np.ndarray]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     colors = params["codebook"].astype(np.float32)
-
-    def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        yield "codebook", colors
-
     specs = {"codebook": jax.ShapeDtypeStruct(colors.shape, colors.dtype)}
-    write_safetensors(part_path(directory, "tokenizer"), specs, arrays(), {"kind": PALETTE})
+    path = part_path(directory, "tokenizer")
+    write_safetensors(path, specs, [("codebook", colors)], {"kind": PALETTE})
 
 
 def _finish(directory: Path, config: ModelConfig, part: Part, source: str) -> dict[str, Any]:

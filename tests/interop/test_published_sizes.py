@@ -8,7 +8,7 @@ import pytest
 
 from igpt_jax.interop.conversion import find_layout
 from igpt_jax.interop.layouts.base import names_of
-from igpt_jax.parameters import abstract_params, flatten, generator_inputs
+from igpt_jax.parameters import abstract_params, flatten
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -50,7 +50,7 @@ def llamagen(dim, layers, hidden, condition):
 
 
 def count(layout):
-    shapes = abstract_params(layout.module, *generator_inputs(layout.module), placement=DEVICE)
+    shapes = abstract_params(layout.module, placement=DEVICE)
     assert set(flatten(shapes)) == set(layout.sources)
     assert set(names_of(layout.sources)) == set(layout.shapes)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
@@ -109,6 +109,6 @@ def test_imagegpt_in_both_layouts(dim, layers, heads, parameters):
     for kind, given in (("imagegpt", shapes), ("imagegpt-tf", tf)):
         layout = find_layout(specs(given), kind)
         assert layout.module.config.num_heads == heads
-        shape = abstract_params(layout.module, *generator_inputs(layout.module), placement=DEVICE)
+        shape = abstract_params(layout.module, placement=DEVICE)
         assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shape)) == parameters
         assert set(flatten(shape)) == set(layout.sources)

@@ -7,6 +7,7 @@ LlamaGen `tokenizer/tokenizer_image/vq_model.py`, transformers `models/janus`.
 import re
 from collections.abc import Callable
 from functools import partial
+from itertools import count, takewhile
 from typing import Any, Final
 
 from igpt_jax.errors import UserError
@@ -16,6 +17,7 @@ from igpt_jax.interop.layouts.base import (
     Source,
     Specs,
     conv_kernel,
+    count_layers,
     leaf_shapes,
     one,
     shape_of,
@@ -69,7 +71,7 @@ def taming_vqgan(specs: Specs, *, image_size: int = 256, **overrides: Any) -> La
 
 def llamagen_vq(specs: Specs, *, image_size: int = 256, **overrides: Any) -> Layout:
     """VQ-8 and VQ-16 of LlamaGen; arguments as for `taming_vqgan`."""
-    num_levels = _num_levels(specs, r"encoder\.conv_blocks\.(\d+)\.")
+    num_levels = count_layers(specs, "encoder.conv_blocks.")
 
     def block(side: str, level: int, kind: str) -> str:
         return f"conv_blocks.{level if side == 'encoder' else num_levels - 1 - level}.{kind}"
@@ -88,7 +90,7 @@ def janus_vq(specs: Specs, *, image_size: int = 384, **overrides: Any) -> Layout
     Arguments as for `taming_vqgan`.
     """
     prefix = "model.vqmodel." if any(n.startswith("model.vqmodel.") for n in specs) else ""
-    num_levels = _num_levels(specs, rf"{re.escape(prefix)}encoder\.down\.(\d+)\.")
+    num_levels = count_layers(specs, f"{prefix}encoder.down.")
 
     def block(side: str, level: int, kind: str) -> str:
         kind = "block" if kind == "res" else kind
@@ -101,11 +103,6 @@ def janus_vq(specs: Specs, *, image_size: int = 384, **overrides: Any) -> Layout
         l2_normalize=True, ignored=r"(?!model\.vqmodel\.).*" if prefix else NOTHING,
         image_size=image_size, **overrides,
     )  # fmt: skip
-
-
-def _num_levels(specs: Specs, pattern: str) -> int:
-    found = [int(match[1]) for name in specs if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
 
 
 def _layout(
@@ -122,23 +119,23 @@ def _layout(
     name = partial(_published_name, block=block, middle=middle)
     shapes = partial(shape_of, specs, kind=kind)
     base_channels = shapes(f"{prefix}encoder.conv_in.weight", ndim=4)[0]
-    multipliers, num_res_blocks = [], 0
-    while (first := f"{prefix}encoder.{block('encoder', len(multipliers), 'res')}") and (
-        f"{first}.0.conv1.weight" in specs
-    ):
-        multipliers.append(shapes(f"{first}.0.conv1.weight", ndim=4)[0] // base_channels)
-        num_res_blocks = _num_levels(specs, rf"{re.escape(first)}\.(\d+)\.")
-    if not multipliers:
+
+    def level(index: int) -> str:
+        return f"{prefix}encoder.{block('encoder', index, 'res')}."
+
+    levels = list(takewhile(lambda i: f"{level(i)}0.conv1.weight" in specs, count()))
+    if not levels:
         raise UserError(
             f"{kind}: expected levels encoder.{block('encoder', 0, 'res')}.*, found none; is this "
             "a checkpoint of another kind?"
         )
+    channels = [shapes(f"{level(i)}0.conv1.weight", ndim=4)[0] for i in levels]
     codebook_size, code_dim = shapes(f"{prefix}quantize.embedding.weight", ndim=2)
-    attention = f"encoder.{block('encoder', len(multipliers) - 1, 'attn')}.0.norm.weight"
+    attention = f"encoder.{block('encoder', levels[-1], 'attn')}.0.norm.weight"
     told: dict[str, Any] = {
         "base_channels": base_channels,
-        "channel_multipliers": tuple(multipliers),
-        "num_res_blocks": num_res_blocks,
+        "channel_multipliers": tuple(each // base_channels for each in channels),
+        "num_res_blocks": count_layers(specs, level(levels[-1])),
         "latent_channels": shapes(f"{prefix}encoder.conv_out.weight", ndim=4)[0],
         "attention": prefix + attention in specs,
         "quantizer": VectorQuantizerConfig(codebook_size, code_dim, l2_normalize=l2_normalize),

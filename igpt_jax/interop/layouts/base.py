@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from igpt_jax.errors import UserError
-from igpt_jax.parameters import abstract_params, flatten, module_inputs
+from igpt_jax.parameters import abstract_params, flatten
 
 NOTHING = "(?!)"
 """A regular expression that matches no name."""
@@ -111,7 +111,7 @@ def split_parts(array: np.ndarray) -> np.ndarray:
 def leaf_shapes(module: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a module's parameters by the names of `Layout.sources`."""
     device = SingleDeviceSharding(jax.local_devices()[0])
-    return flatten(abstract_params(module, *module_inputs(module), placement=device))
+    return flatten(abstract_params(module, placement=device))
 
 
 def shape_of(specs: Specs, name: str, ndim: int, kind: str) -> tuple[int, ...]:
@@ -131,12 +131,14 @@ def shape_of(specs: Specs, name: str, ndim: int, kind: str) -> tuple[int, ...]:
     return shape
 
 
-def count_layers(specs: Specs, prefix: str) -> int:
-    """Number of layers of names `{prefix}{i}.*`: the highest index plus one.
+def count_layers(specs: Specs, prefix: str, separator: str = ".") -> int:
+    """Number of layers of names `{prefix}{i}{separator}*`: the highest index plus one.
 
     An index that cannot be true of so few arrays is left to the check of names.
     """
-    found = [name.removeprefix(prefix).split(".")[0] for name in specs if name.startswith(prefix)]
+    found = [
+        name.removeprefix(prefix).split(separator)[0] for name in specs if name.startswith(prefix)
+    ]
     indices = [int(index) for index in found if index.isdecimal() and len(index) < 6]
     return max((index for index in indices if index < len(specs)), default=-1) + 1
 

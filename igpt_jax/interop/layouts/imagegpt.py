@@ -116,7 +116,7 @@ def imagegpt_tf(specs: Specs, **overrides: Any) -> Layout:
     positions, _ = shape_of(specs, "model/wpe", 2, kind)
     heads, head_dim, _ = shape_of(specs, "model/h0/attn/q_proj", 3, kind)
     hidden_dim = shape_of(specs, "model/h0/mlp/c_fc/w", 2, kind)[1]
-    num_layers = _count_tf_layers(specs)
+    num_layers = count_layers(specs, "model/h", "/")
     config = _config(
         kind, vocab_size, positions, num_layers, embed_dim, hidden_dim, heads, overrides
     )
@@ -155,11 +155,6 @@ def imagegpt_tf(specs: Specs, **overrides: Any) -> Layout:
     # What the optimizer keeps, and the heads of the fine-tuned classifiers.
     ignored = r".*/(Adam|Adam_1|adam_m|adam_v)|.*(beta[12]_power|global_step)|.*clf.*"
     return Layout(GPT(config), sources, shapes, ignored)
-
-
-def _count_tf_layers(specs: Specs) -> int:
-    indices = [name.split("/")[1][1:] for name in specs if name.startswith("model/h")]
-    return max((int(index) for index in indices if index.isdigit()), default=-1) + 1
 
 
 def _config(
