@@ -51,7 +51,7 @@ class ModelConfig:
                     f"{type(tokenizer).__name__} and {type(gpt).__name__}"
                 )
             ours = {"tokens": gpt.seq_len, "codes": gpt.vocab_size}
-            theirs = {"tokens": num_tokens(tokenizer), "codes": num_codes(tokenizer)}
+            theirs = {"tokens": num_tokens(tokenizer), "codes": tokenizer.vocab_size}
             if ours != theirs:
                 raise UserError(
                     f"expected a tokenizer and a GPT that fit, got a tokenizer of {theirs} and a "
@@ -74,14 +74,7 @@ class ModelConfig:
 
 def num_tokens(config: TokenizerConfig) -> int:
     """Tokens `l` of one picture."""
-    if isinstance(config, MultiscaleVQConfig):
-        return config.seq_len
     return math.prod(config.grid_shape)
-
-
-def num_codes(config: TokenizerConfig) -> int:
-    """Number of different tokens."""
-    return config.codebook_size if isinstance(config, MultiscaleVQConfig) else config.vocab_size
 
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:

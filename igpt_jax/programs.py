@@ -51,17 +51,20 @@ def sequence_log_likelihood(
     return -token_nll(logits, tokens).sum(axis=-1)
 
 
-def in_parts(function: Callable[..., Array], size: int, *arrays: Any) -> np.ndarray:
-    """Applies a function to parts of `size` rows, the last one padded, so that it compiles once."""
+def in_parts(function: Callable[..., Any], size: int, *arrays: Any) -> Any:
+    """Applies a function to parts of `size` rows, the last one padded, so that it compiles once.
+
+    Arguments and result are arrays or trees of arrays; the result's are NumPy's.
+    """
     count = len(jax.tree.leaves(arrays)[0])
 
-    def parts() -> Iterator[np.ndarray]:
+    def parts() -> Iterator[Any]:
         for start in range(0, count, size):
             rows = np.minimum(np.arange(start, start + size), count - 1)
-            part = jax.tree.map(partial(_take, rows), arrays)
-            yield np.asarray(function(*part))[: count - start]
+            out = function(*jax.tree.map(partial(_take, rows), arrays))
+            yield jax.tree.map(np.asarray, out)
 
-    return np.concatenate(list(parts()))
+    return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *parts())
 
 
 def _take(rows: Int[np.ndarray, " n"], array: Any) -> Any:

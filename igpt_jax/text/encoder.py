@@ -11,6 +11,7 @@ import numpy as np
 
 from igpt_jax.errors import UserError
 from igpt_jax.models.conditioning import TextFeatures
+from igpt_jax.programs import in_parts
 from igpt_jax.text.captions import clean_caption
 from igpt_jax.text.t5 import T5Encoder, left_padded
 from igpt_jax.text.tokenizer import TextTokenizer
@@ -52,13 +53,11 @@ class TextEncoder:
         distinct = list(dict.fromkeys(texts))
         size = min(batch_size, len(distinct))
         tokens, mask = self.tokenizer.encode([clean_caption(text) for text in distinct], length)
-        parts = []
-        for start in range(0, len(distinct), size):
-            rows = np.minimum(np.arange(start, start + size), len(distinct) - 1)
-            parts.append(_encode(self.module, self.params, tokens[rows], mask[rows]))
+        encode = partial(_encode, self.module, self.params)
+        encoded = in_parts(encode, size, tokens, mask)
         place = {text: row for row, text in enumerate(distinct)}
         rows = np.array([place[text] for text in texts])
-        features, padded = (jnp.concatenate(column)[rows] for column in zip(*parts, strict=True))
+        features, padded = (jnp.asarray(array[rows]) for array in encoded)
         return TextFeatures(features, padded, jnp.zeros(len(texts), bool))
 
 

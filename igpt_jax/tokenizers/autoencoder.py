@@ -9,6 +9,7 @@ from flax.typing import Dtype
 
 from igpt_jax.tokenizers.autoencoder_blocks import Dtypes
 from igpt_jax.tokenizers.autoencoder_config import AutoencoderConfig
+from igpt_jax.tokenizers.base import ConfiguredTokenizer
 from igpt_jax.tokenizers.encoder_decoder import Decoder, Encoder
 from igpt_jax.tokenizers.quantizers import build_quantizer
 from igpt_jax.typing import Array, Float, Int
@@ -27,7 +28,7 @@ class AutoencoderOutput(NamedTuple):
     """The quantizer's terms, unweighted."""
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(ConfiguredTokenizer):
     """Encoder, quantizer and decoder: an `ImageTokenizer` that is trained (Esser et al. 2021).
 
     A config with `num_frames` above 1 makes it a tokenizer of videos `[b t h w 3]`, too: their
@@ -55,24 +56,9 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config=config, **dtypes)
 
     @property
-    def image_size(self) -> int:
-        """Pixels a side."""
-        return self.config.image_size
-
-    @property
-    def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of tokens, of a video those of one frame."""
-        return self.config.grid_shape
-
-    @property
     def num_latent_frames(self) -> int:
         """Grids of tokens of the longest video; 1 for an image tokenizer."""
         return self.config.num_latent_frames
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-        return self.config.vocab_size
 
     def __call__(
         self, images: Float[Array, "b *t h w 3"], *, deterministic: bool = True

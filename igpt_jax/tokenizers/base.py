@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any, Protocol, runtime_checkable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +46,31 @@ class ImageTokenizer(Protocol):
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a method with parameters; every Flax module has it."""
         ...
+
+
+class ConfiguredTokenizer(nn.Module):
+    """What every tokenizer module tells of its config.
+
+    Attributes:
+        config: its size; has the three below.
+    """
+
+    config: Any
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.config.image_size
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Rows and columns of tokens, of a video those of one frame."""
+        return self.config.grid_shape
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.config.vocab_size
 
 
 def encode(

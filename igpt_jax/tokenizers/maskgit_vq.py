@@ -14,6 +14,7 @@ from flax.typing import Dtype
 
 from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.autoencoder_blocks import ConvLayer, Dtypes, Upsample
+from igpt_jax.tokenizers.base import ConfiguredTokenizer
 from igpt_jax.tokenizers.kmeans import nearest
 from igpt_jax.tokenizers.quantizers.vector import uniform_codebook
 from igpt_jax.typing import Array, Float, Int
@@ -70,7 +71,7 @@ class MaskGITVQConfig:
         return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
 
 
-class MaskGITVQ(nn.Module):
+class MaskGITVQ(ConfiguredTokenizer):
     """Encoder, nearest code and decoder: an `ImageTokenizer`.
 
     Attributes:
@@ -91,21 +92,6 @@ class MaskGITVQ(nn.Module):
         self.decoder = _Decoder(config=config, **dtypes)
         shape = (config.codebook_size, config.latent_channels)
         self.codebook = self.param("codebook", uniform_codebook, shape, self.param_dtype)
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side."""
-        return self.config.image_size
-
-    @property
-    def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        return self.config.grid_shape
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-        return self.config.vocab_size
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """Return the reconstruction of images in [-1, 1], not clipped."""

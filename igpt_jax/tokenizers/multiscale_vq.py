@@ -21,6 +21,7 @@ from igpt_jax.resize import area, bicubic
 from igpt_jax.scales import SCALES_256, check_scales, num_tokens, scale_bounds
 from igpt_jax.tokenizers.autoencoder_blocks import Dtypes
 from igpt_jax.tokenizers.autoencoder_config import AutoencoderConfig
+from igpt_jax.tokenizers.base import ConfiguredTokenizer
 from igpt_jax.tokenizers.encoder_decoder import Decoder, Encoder
 from igpt_jax.tokenizers.kmeans import nearest
 from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
@@ -81,6 +82,16 @@ class MultiscaleVQConfig:
         return num_tokens(self.scales)
 
     @property
+    def grid_shape(self) -> tuple[int, int]:
+        """One row of all tokens, for they lie in no one grid; see `scales`."""
+        return 1, self.seq_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.codebook_size
+
+    @property
     def phi_of_scale(self) -> tuple[int, ...]:
         """Which of the shared convolutions each scale has.
 
@@ -91,7 +102,7 @@ class MultiscaleVQConfig:
         return tuple((18 * scale + last) // (5 * last) for scale in range(last + 1))
 
 
-class MultiscaleVQ(nn.Module):
+class MultiscaleVQ(ConfiguredTokenizer):
     """Encoder, multi-scale residual quantizer and decoder: an `ImageTokenizer`.
 
     Attributes:
@@ -121,21 +132,6 @@ class MultiscaleVQ(nn.Module):
         self.phi = [conv(precision=jax.lax.Precision.HIGHEST, **exact) for _ in range(NUM_PHI)]
         self.post_quant_conv = conv(**dtypes)
         self.decoder = Decoder(config=config.autoencoder, **dtypes)
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side."""
-        return self.config.image_size
-
-    @property
-    def grid_shape(self) -> tuple[int, int]:
-        """One row of all tokens, for they lie in no one grid; see `config.scales`."""
-        return 1, self.config.seq_len
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-        return self.config.codebook_size
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """Return the reconstruction of images; initialization runs it."""

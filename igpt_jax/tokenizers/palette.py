@@ -6,13 +6,13 @@ Source: Chen et al. 2020, "Generative Pretraining from Pixels", section 3.2 ("9-
 from dataclasses import dataclass
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
 from igpt_jax.errors import UserError
+from igpt_jax.tokenizers.base import ConfiguredTokenizer
 from igpt_jax.tokenizers.kmeans import CHUNK_SIZE, kmeans, nearest
 from igpt_jax.typing import Array, Float, Int, Params, PRNGKey, UInt8
 
@@ -52,7 +52,7 @@ def uniform_colors(key: PRNGKey, shape: tuple[int, int], dtype: Dtype) -> Float[
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
 
 
-class Palette(nn.Module):
+class Palette(ConfiguredTokenizer):
     """An `ImageTokenizer` with one token a pixel.
 
     Attributes:
@@ -65,21 +65,6 @@ class Palette(nn.Module):
         """Declare the palette."""
         shape = (self.config.num_colors, 3)
         self.codebook = self.param("codebook", uniform_colors, shape, jnp.float32)
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side."""
-        return self.config.image_size
-
-    @property
-    def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        return self.config.grid_shape
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-        return self.config.vocab_size
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """Return images painted with the palette only."""
