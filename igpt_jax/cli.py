@@ -163,15 +163,24 @@ def _one_line(text: str) -> str:
 
 
 def sample(argv: list[str]) -> dict[str, Any]:
-    """Draws pictures: a grid (--out FILE.png), files (--out DIR) or arrays (--out FILE.npz)."""
+    """Draws pictures: a grid (--out FILE.png), files (--out DIR) or arrays (--out FILE.npz).
+
+    Videos also become FILE.gif or FILE.mp4; as FILE.png they are a row of frames each.
+    """
     parser = _Parser(prog="sample.py", description=sample.__doc__, allow_abbrev=False)
     parser.add_argument("directory", metavar="DIR", help="a run, an imported model or ORG/NAME")
     parser.add_argument("--labels", type=_integers, help="classes, e.g. 1,2 or 0-100")
     parser.add_argument("--text", help="what the pictures show, of a text-conditional model")
-    parser.add_argument("--image", type=Path, help="a picture of which a part is drawn anew")
+    parser.add_argument(
+        "--image", type=Path, help="a picture of which a part is drawn anew, or a first frame"
+    )
     parser.add_argument("--mask", type=Path, help="a picture, white where --image is drawn anew")
     parser.add_argument(
         "--keep", type=float, help="share of --image that is kept, from the top; default 0.5"
+    )
+    parser.add_argument("--cond-image", type=Path, help="a picture to make others from")
+    parser.add_argument(
+        "--attributes", type=_attributes, help="the value of each attribute, e.g. 3,-1,2; -1 = any"
     )
     parser.add_argument("--num-images", type=int, help="how many; of each label, if there are any")
     parser.add_argument("--image-size", type=int, help="pixels a side, if not the model's")
@@ -187,6 +196,7 @@ def sample(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--temperature", type=float, help="0 = most probable token")
     parser.add_argument("--top-k", type=int, help="tokens to draw from, 0 = all")
     parser.add_argument("--top-p", type=float, help="mass to draw from, 1 = all")
+    parser.add_argument("--fps", type=float, default=4.0, help="frames a second, of videos")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: DIR/sample.png, or ./sample.png")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
@@ -194,6 +204,7 @@ def sample(argv: list[str]) -> dict[str, Any]:
     from igpt_jax.sampling.output import (
         check_output,
         complete_settings,
+        read_cond_image,
         read_image,
         read_mask,
         write_images,
@@ -215,6 +226,10 @@ def sample(argv: list[str]) -> dict[str, Any]:
     if args.image is not None:
         image = read_image(args.image, model.tokenizer.image_size)
         images = image[None].repeat(count, axis=0)
+    cond_images = None
+    if args.cond_image is not None:
+        cond_image = read_cond_image(args.cond_image, model.tokenizer.image_size)
+        cond_images = cond_image[None].repeat(count, axis=0)
     if args.mask is not None:
         if args.image is None or args.keep is not None:
             raise UserError("--mask: expected --image and no --keep; a mask says what is kept")
@@ -240,6 +255,8 @@ def sample(argv: list[str]) -> dict[str, Any]:
         keep=keep,
         mask=mask,
         image_size=args.image_size,
+        attributes=args.attributes,
+        cond_images=cond_images,
         negative_labels=negative_labels,
         negative_text=args.negative_text,
         best_of=args.best_of,
@@ -249,8 +266,10 @@ def sample(argv: list[str]) -> dict[str, Any]:
     settings |= {"seed": args.seed, "text": args.text, "best_of": args.best_of}
     settings |= {"negative_labels": negative_labels, "negative_text": args.negative_text}
     settings |= {"keep": keep if images is not None and mask is None else None}
+    settings |= {"attributes": args.attributes}
     names = model.config.class_names
-    write_images(out, drawn, complete_settings(settings, labels, count, names))
+    made_by = complete_settings(settings, labels, count, names)
+    write_images(out, drawn, made_by, fps=args.fps)
     result: dict[str, Any] = {"out": str(out), "num_images": len(drawn)}
     if names and labels:
         result["classes"] = "; ".join(f"{n} {names[n]}" for n in dict.fromkeys(labels))
@@ -323,6 +342,10 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     parser = _Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
     parser.add_argument("--split", choices=("train", "validation"), default="validation")
+    parser.add_argument("--cond-image", type=Path, help="a picture to make others from")
+    parser.add_argument(
+        "--attributes", type=_attributes, help="the value of each attribute, e.g. 3,-1,2; -1 = any"
+    )
     parser.add_argument("--num-images", type=int, help="default: all")
     parser.add_argument("--batch-size", type=int, default=64)
     weights = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
@@ -346,6 +369,16 @@ def _setting(text: str) -> tuple[str, Any]:
     with contextlib.suppress(ValueError):
         value = json.loads(value)
     return name, tuple(value) if isinstance(value, list) else value
+
+
+def _attributes(text: str) -> list[int]:
+    """Reads 1,-1,2."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers like 1,-1,2, got {text!r}"
+        ) from None
 
 
 def _integers(text: str) -> list[int]:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from igpt_jax.data.cards import CardsConfig
+from igpt_jax.data.condition_images import ConditionImageConfig
 from igpt_jax.data.encode import EncodingConfig
-from igpt_jax.data.sources import DataConfig
+from igpt_jax.data.sources import DataConfig, num_frames
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.dtypes import DTypeName
 from igpt_jax.errors import UserError
 from igpt_jax.model_config import GridTokenizerConfig
 from igpt_jax.models.gpt import GPTConfig
+from igpt_jax.models.orders import OrdersConfig
 from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.text.caption_tokenizers import CaptionTokenizerConfig, caption_vocab_size
 from igpt_jax.tokenizers.adversary import AdversaryConfig
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.losses import AutoencoderLossConfig
@@ -74,7 +77,14 @@ class RunConfig:
             as to go on with an adversary.
         tokenizer_path: directory of the run whose tokenizer is taken instead of training one.
         encoding: how tokens are written for the GPT.
-        gpt: the GPT; vocabulary and grid of 0 are taken from the tokenizer.
+        cond_image: what pictures are made from, itself made from the picture; None where the data
+            has such pictures, or where there are none.
+        caption_tokenizer: of a GPT with `caption_len`.
+        caption_loss_weight: of the mean loss of caption tokens, against that of picture tokens; an
+            eighth in DALL-E (Ramesh et al. 2021, section 2.2).
+        orders: what training of a GPT of any order hides.
+        gpt: the GPT; vocabularies, grid and frames that are not given are taken from the tokenizers
+            and the data.
         gpt_training: how long.
         sampling: how to draw; the defaults of `sample.py` and of `Model.sample`.
         samples: what the last stage draws.
@@ -97,6 +107,10 @@ class RunConfig:
     tokenizer_start: str | None = None
     tokenizer_path: str | None = None
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    cond_image: ConditionImageConfig | None = None
+    caption_tokenizer: CaptionTokenizerConfig | None = None
+    caption_loss_weight: float = 1 / 8
+    orders: OrdersConfig = field(default_factory=OrdersConfig)
     gpt: GPTConfig = field(default_factory=GPTConfig)
     gpt_training: TrainConfig = field(default_factory=TrainConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -113,6 +127,7 @@ class RunConfig:
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed: expected 0 <= seed < 2^32, got {self.seed}")
         self._check_tokenizer_training()
+        self._check_captions()
         if self.tokenizer_path is None:  # or its tokenizer is not known yet
             self._check_fit()
 
@@ -126,6 +141,18 @@ class RunConfig:
             wanted, given = getattr(self.tokenizer, name), getattr(self.gpt, name)
             if given not in (0, (0, 0), wanted):
                 raise UserError(f"gpt.{name}: expected the tokenizer's {wanted}, got {given}")
+
+    def _check_captions(self) -> None:
+        if (self.caption_tokenizer is not None) != (self.gpt.caption_len > 0):
+            raise UserError(
+                "expected caption_tokenizer and gpt.caption_len, or neither, got "
+                f"{self.caption_tokenizer} and {self.gpt.caption_len}; "
+                "captions need both, such as ByteTokenizerConfig() and 128"
+            )
+        if not 0 <= self.caption_loss_weight <= 1:
+            raise UserError(
+                f"caption_loss_weight: expected a share in [0, 1], got {self.caption_loss_weight}"
+            )
 
     def _check_tokenizer_training(self) -> None:
         """Refuses what a tokenizer's training would ignore or fail at."""
@@ -150,10 +177,10 @@ class RunConfig:
             if self.tokenizer_start is not None:
                 raise UserError("tokenizer_start: expected none, as a palette is not trained")
             return
-        if tokenizer.num_frames > 1:
+        if tokenizer.num_frames not in (1, num_frames(self.data)):
             raise UserError(
-                f"tokenizer.num_frames: expected 1, as runs are of pictures, got "
-                f"{tokenizer.num_frames}; train on videos with igpt_jax.tokenizers.losses"
+                f"tokenizer.num_frames: expected the data's {num_frames(self.data)}, or 1 to make "
+                f"tokens of each frame by itself, got {tokenizer.num_frames}"
             )
         sizes = {}
         if adversary is not None:
@@ -183,9 +210,28 @@ class RunConfig:
             UserError: the tokenizer does not fit the transform or the GPT.
         """
         self._check_fit()
+        tokenizer = self.tokenizer
+        frames = num_frames(self.data)
+        if isinstance(tokenizer, AutoencoderConfig) and tokenizer.num_frames > 1:
+            frames = tokenizer.num_latent_frames
+        if self.gpt.num_frames not in (1, frames):
+            raise UserError(
+                f"gpt.num_frames: expected the data's {frames}, got {self.gpt.num_frames}"
+            )
         gpt = dataclasses.replace(
-            self.gpt, vocab_size=self.tokenizer.vocab_size, grid_shape=self.tokenizer.grid_shape
+            self.gpt,
+            vocab_size=tokenizer.vocab_size,
+            grid_shape=tokenizer.grid_shape,
+            num_frames=frames,
         )
+        if self.caption_tokenizer is not None:
+            size = caption_vocab_size(self.caption_tokenizer)
+            if gpt.caption_vocab_size not in (0, size):
+                raise UserError(
+                    f"gpt.caption_vocab_size: expected the caption tokenizer's {size}, got "
+                    f"{gpt.caption_vocab_size}"
+                )
+            gpt = dataclasses.replace(gpt, caption_vocab_size=size)
         return dataclasses.replace(self, gpt=gpt)
 
 

@@ -16,10 +16,10 @@ def token_nll(logits: Float[Array, "b l v"], tokens: Int[Array, "b l"]) -> Float
 
 
 def bits_per_dim(
-    nats_per_token: Float[Array, ""], num_tokens: int, image_size: int
+    nats_per_token: Float[Array, ""], num_tokens: int, num_sub_pixels: int
 ) -> Float[Array, ""]:
-    """Bits of the tokens over the sub-pixels (h * w * 3) of a picture.
+    """Bits of the tokens over the sub-pixels (h * w * 3) of a picture, or of all frames.
 
     A likelihood of pixels only where the tokenizer loses nothing; else of its reconstruction.
     """
-    return nats_per_token * num_tokens / math.log(2) / (3 * image_size**2)
+    return nats_per_token * num_tokens / math.log(2) / num_sub_pixels

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from igpt_jax.asking import is_guidable, read_request
+from igpt_jax.data.condition_images import make_condition_image
+from igpt_jax.data.known_signal import keep_known_signal
 from igpt_jax.errors import UserError
 from igpt_jax.model_config import Generator, ModelConfig, Tokenizer, num_tokens
-from igpt_jax.models.conditioning import Condition, TextFeatures
+from igpt_jax.models.conditioning import Condition
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.orders import known_first
 from igpt_jax.models.var import VAR
@@ -22,7 +25,9 @@ from igpt_jax.sampling.guidance import GuidanceSchedule
 from igpt_jax.sampling.known import known_tokens
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 from igpt_jax.sampling.scales import generate_scales
+from igpt_jax.text.caption_tokenizers import CaptionTokenizer
 from igpt_jax.text.encoder import TextEncoder
+from igpt_jax.tokenizers.base import sees_time
 from igpt_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 
@@ -37,6 +42,7 @@ class Model:
         gpt: module; None for a tokenizer alone.
         params: its parameters.
         text_encoder: texts to features; None where there is none.
+        caption_tokenizer: texts to tokens of the GPT's own sequence; None where there is none.
         batch_size: pictures handled at once; larger requests go in parts of one compiled size.
     """
 
@@ -46,6 +52,7 @@ class Model:
     gpt: Generator | None = None
     params: Params = dataclasses.field(default_factory=dict)
     text_encoder: TextEncoder | None = None
+    caption_tokenizer: CaptionTokenizer | None = None
     batch_size: int = 64
 
     def sample(
@@ -64,11 +71,13 @@ class Model:
         keep: float = 0.5,
         mask: ArrayLike | None = None,
         image_size: int | None = None,
+        attributes: ArrayLike | None = None,
+        cond_images: ArrayLike | None = None,
         negative_labels: ArrayLike | None = None,
         negative_text: str | Sequence[str] | None = None,
         best_of: int = 1,
-    ) -> UInt8[np.ndarray, "b h w 3"]:
-        """Draws pictures.
+    ) -> UInt8[np.ndarray, "b *t h w 3"]:
+        """Draws pictures, or videos.
 
         Picture i depends on the seed, i and what is asked of it, not on how many are drawn with
         it (but for the rounding of logits, which is the machine's).
@@ -85,18 +94,23 @@ class Model:
             top_k: tokens to keep; 0 = all.
             top_p: mass to keep; 1 = all.
             cfg_schedule: guidance of every token alike, or growing; see `guidance_scales`.
-            images: uint8 [b h w 3], pictures to complete.
+            images: uint8 [b h w 3], pictures to complete; of a model of videos their first frames,
+                also [b t h w 3].
             keep: share of the rows of tokens, from the top, that is kept of `images`.
             mask: bool [h w] or [b h w], true where `images` are drawn anew, instead of `keep`. A
                 token is drawn anew if any of its pixels is; the others are kept exactly.
             image_size: pixels a side of the result, if not the model's; bicubic.
+            attributes: whole numbers [a] or [b a], the value of each attribute; -1 for any.
+            cond_images: uint8 [b h w 3], what pictures are made from. A model that was trained on
+                what is made from pictures, such as grey ones, makes it of them.
             negative_labels: classes that guidance leads away from, instead of the null condition.
             negative_text: the same of a text-conditional model.
             best_of: candidates for each picture, of which the one is taken whose tokens are most
                 probable given its condition.
 
         Returns:
-            uint8 pictures.
+            uint8 pictures; of the model's size, what `cond_images` tell of them exactly is put back
+            (see `known_signal`).
 
         Raises:
             UserError: a label, picture or setting that the model cannot take.
@@ -116,22 +130,55 @@ class Model:
                 raise UserError(f"{name}: expected a whole number of at least 1, got {value}")
         if images is not None and isinstance(self.gpt, VAR):
             raise UserError("images: expected none, as VAR cannot complete pictures")
-        count = self._count(labels, text, num_images, images)
-        condition = self._condition(labels, text, count)
-        tokens = None if images is None else self.encode(images)
+        count = self._count(labels, text, num_images, images, cond_images)
+        condition = self._condition(count, labels, text, attributes, cond_images)
         known = None
-        if tokens is not None:
-            grid_shape, size = self.tokenizer.grid_shape, self.tokenizer.image_size
-            known = tokens, known_tokens(grid_shape, size, len(tokens), mask, keep)
+        if images is not None:
+            known = self._known(images, mask, keep)
         elif mask is not None:
             raise UserError("mask: expected images whose part is drawn anew, got none; pass images")
         negative = None
         if negative_labels is not None or negative_text is not None:
             if sampling.cfg_scale == 1:
                 raise UserError("negative condition: expected guidance, got cfg_scale 1; raise it")
-            negative = self._condition(negative_labels, negative_text, count)
+            negative = self._condition(count, negative_labels, negative_text, None, cond_images)
         drawn = self.sample_tokens(condition, count, sampling, seed, known, negative, best_of)
-        return self.decode(drawn, image_size=image_size)
+        pictures, made = self.decode(drawn, image_size=image_size), self.config.cond_image
+        if made is None or cond_images is None or image_size is not None:
+            return pictures
+        return keep_known_signal(made, pictures, self._made_from(cond_images))
+
+    def caption(
+        self, images: ArrayLike, *, seed: int = 0, temperature: float = 0.0, top_p: float = 1.0
+    ) -> list[str]:
+        """Describes pictures, uint8 [b h w 3]; of a model with captions in its sequence.
+
+        Args:
+            images: pictures.
+            seed: of everything random.
+            temperature: 0 takes the most probable word.
+            top_p: mass to keep; 1 = all.
+
+        Raises:
+            UserError: the model writes no captions.
+        """
+        gpt = self._generator
+        if not isinstance(gpt, GPT) or self.caption_tokenizer is None:
+            raise UserError("caption: expected a model with captions in its sequence, got another")
+        tokens, config = self.encode(images), gpt.config
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p)
+        size = min(self.batch_size, len(tokens))
+        rows, cells = sampling.rows(size), jnp.arange(config.num_cells)
+        condition: Any = self._condition(len(tokens))
+        condition = dataclasses.replace(condition, caption=None)
+
+        def draw(keys: Array, condition: Condition, prompt: Array) -> Array:
+            order = jnp.tile(cells, (len(keys), 1))
+            return generate(gpt, self.params, keys, condition, rows, prompt, order=order)
+
+        keys = image_keys(seed, np.arange(len(tokens)))
+        drawn = in_parts(draw, size, keys, condition, jnp.asarray(tokens))
+        return self.caption_tokenizer.decode(drawn[:, config.seq_len :] - config.vocab_size)
 
     def sample_tokens(
         self,
@@ -154,7 +201,7 @@ class Model:
             negative: what guidance leads away from; None for the null condition.
             best_of: candidates for each picture, see `sample`.
         """
-        if sampling.cfg_scale != 1 and not self._is_guidable:
+        if sampling.cfg_scale != 1 and not is_guidable(self._generator.config):
             raise UserError(
                 f"cfg_scale: expected 1, got {sampling.cfg_scale}; the model was trained without "
                 "a condition or without condition dropout"
@@ -215,7 +262,10 @@ class Model:
         return in_parts(draw, size, keys, condition, prompt, scattered, negative, order)
 
     def encode(self, images: ArrayLike) -> Int[np.ndarray, "b l"]:
-        """Tokens of pictures, uint8 [b h w 3], in raster order; int32."""
+        """Tokens of pictures, uint8 [b h w 3], or of videos [b t h w 3]; int32.
+
+        They are in raster order, frame by frame.
+        """
         images = self._checked(images)
         size = min(self.batch_size, len(images))
         encode = partial(encode_images, self.tokenizer, self.tokenizer_params)
@@ -223,13 +273,16 @@ class Model:
 
     def decode(
         self, tokens: ArrayLike, *, image_size: int | None = None
-    ) -> UInt8[np.ndarray, "b h w 3"]:
-        """Pictures of tokens, whole numbers [b l]; bicubic of another size if it is given."""
+    ) -> UInt8[np.ndarray, "b *t h w 3"]:
+        """Pictures of tokens, whole numbers [b l]; bicubic of another size if it is given.
+
+        As many tokens as several pictures have are a video's.
+        """
         tokens = np.asarray(tokens)
         length, vocab_size = num_tokens(self.tokenizer.config), self.tokenizer.vocab_size
         if image_size is not None and image_size < 1:
             raise UserError(f"image_size: expected at least 1 pixel, got {image_size}")
-        if tokens.ndim != 2 or tokens.shape[1] != length or len(tokens) == 0:
+        if tokens.ndim != 2 or tokens.shape[1] % length or tokens.size == 0:
             raise UserError(f"tokens: expected the shape (b, {length}), got {tokens.shape}")
         if not np.issubdtype(tokens.dtype, np.integer):
             raise UserError(f"tokens: expected whole numbers, got {tokens.dtype}")
@@ -250,13 +303,16 @@ class Model:
         labels: ArrayLike | None = None,
         *,
         text: str | Sequence[str] | None = None,
+        attributes: ArrayLike | None = None,
+        cond_images: ArrayLike | None = None,
     ) -> Float[np.ndarray, " b"]:
-        """Log-likelihood in nats of the pictures' tokens, given their classes or texts, float32.
+        """Log-likelihood in nats of the pictures' tokens, given what `sample` takes, float32.
 
-        Without either, a conditional model is asked about its null condition.
+        Without anything, a conditional model is asked about its null condition.
         """
         tokens = self.encode(images)
-        return self._score(tokens, self._condition(labels, text, len(tokens)))
+        condition = self._condition(len(tokens), labels, text, attributes, cond_images)
+        return self._score(tokens, condition)
 
     def _score(
         self, tokens: Int[np.ndarray, "b l"], condition: Condition
@@ -284,21 +340,15 @@ class Model:
             )
         return self.gpt
 
-    @property
-    def _text_len(self) -> int:
-        return self.gpt.config.text_len if isinstance(self.gpt, GPT) else 0
-
-    @property
-    def _is_guidable(self) -> bool:
-        config = self._generator.config
-        return (config.num_classes > 0 or self._text_len > 0) and config.cond_drop_prob > 0
-
-    def _count(self, labels: Any, text: Any, num_images: int | None, images: Any) -> int:
+    def _count(
+        self, labels: Any, text: Any, num_images: int | None, images: Any, cond_images: Any
+    ) -> int:
         """How many pictures are asked for; refuses requests that contradict themselves."""
         counts = {
             "labels": None if labels is None or np.ndim(labels) == 0 else len(labels),
             "text": None if text is None or isinstance(text, str) else len(text),
             "images": None if images is None else len(np.asarray(images)),
+            "cond_images": None if cond_images is None else len(np.asarray(cond_images)),
             "num_images": num_images,
         }
         said = {name: count for name, count in counts.items() if count is not None}
@@ -309,52 +359,67 @@ class Model:
             raise UserError(f"expected at least 1 picture, got {said}")
         return count
 
-    def _condition(self, labels: Any, text: Any, count: int) -> Condition:
+    def _condition(
+        self,
+        count: int,
+        labels: Any = None,
+        text: Any = None,
+        attributes: Any = None,
+        cond_images: Any = None,
+    ) -> Condition:
         """The condition in the form that the model takes it."""
-        if not self._text_len:
-            if text is not None:
-                raise UserError("text: expected none, for the model is not text-conditional")
-            return self._labels(labels, count)
-        if labels is not None:
-            raise UserError("labels: expected none, for the model is text-conditional; pass text")
-        if self.text_encoder is None:
-            raise UserError(
-                "text: expected a text encoder in the model's directory, found none; import it "
-                "there: igpt import SOURCE --kind t5-encoder --to DIR"
-            )
-        texts = [text or ""] * count if text is None or isinstance(text, str) else list(text)
-        wrong = next((given for given in texts if not isinstance(given, str)), None)
-        if wrong is not None:
-            raise UserError(f"text: expected texts, got {wrong!r}")
-        features = self.text_encoder(texts, self._text_len, self.batch_size)
-        is_null = jnp.full(count, text is None)
-        return TextFeatures(features.features, features.mask, is_null)
+        return read_request(
+            self._generator.config,
+            count,
+            labels=labels,
+            text=text,
+            attributes=attributes,
+            cond_tokens=None if cond_images is None else self.encode(self._made_from(cond_images)),
+            text_encoder=self.text_encoder,
+            caption_tokenizer=self.caption_tokenizer,
+            batch_size=self.batch_size,
+        )
 
-    def _labels(self, labels: Any, count: int) -> Int[Array, " b"] | None:
-        num_classes = self._generator.config.num_classes
-        if num_classes == 0:
-            if labels is not None:
-                raise UserError("labels: expected none, for the model has no classes")
-            return None
-        if labels is None:
-            if not self._is_guidable:
-                raise UserError(f"labels: expected classes 0 to {num_classes - 1}, got none")
-            return jnp.full((count,), num_classes, jnp.int32)
-        ids = np.asarray(labels)
-        if not np.issubdtype(ids.dtype, np.integer) or ids.ndim > 1:
-            raise UserError(f"labels: expected whole numbers, got {labels!r}")
-        ids = np.broadcast_to(ids, (count,)) if ids.ndim == 0 else ids
-        if len(ids) != count:
-            raise UserError(f"labels: expected {count}, one a picture, got {len(ids)}")
-        if ids.min() < 0 or ids.max() >= num_classes:
+    def _made_from(self, cond_images: ArrayLike) -> UInt8[np.ndarray, "b h w 3"]:
+        """What pictures are made from; of pictures as they are, it is made first."""
+        images, made = np.asarray(cond_images), self.config.cond_image
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UserError(
-                f"labels: expected classes 0 to {num_classes - 1}, got {ids.min()} to {ids.max()}"
+                f"cond_images: expected uint8 of shape (b, h, w, 3), got {images.dtype} of "
+                f"{images.shape}"
             )
-        return jnp.asarray(ids, jnp.int32)
+        if made is None:
+            return images
+        size = self.tokenizer.image_size
+        return np.stack([make_condition_image(made, image, size) for image in images])
 
-    def _checked(self, images: ArrayLike) -> UInt8[np.ndarray, "b h w 3"]:
+    def _known(
+        self, images: ArrayLike, mask: ArrayLike | None, keep: float
+    ) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
+        """Tokens of what is given, and which of them are kept."""
+        tokens, length = self.encode(images), self._generator.config.seq_len
+        grid_shape, size = self.tokenizer.grid_shape, self.tokenizer.image_size
+        if not self._is_of_videos:
+            return tokens, known_tokens(grid_shape, size, len(tokens), mask, keep)
+        if mask is not None:
+            raise UserError("mask: expected none, as a video is made from whole frames")
+        if tokens.shape[1] >= length:
+            raise UserError(
+                f"images: expected fewer frames than the model draws ({length} tokens), got "
+                f"{tokens.shape[1]} tokens; cut them"
+            )
+        is_known = np.broadcast_to(np.arange(length) < tokens.shape[1], (len(tokens), length))
+        return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1]))), is_known
+
+    @property
+    def _is_of_videos(self) -> bool:
+        return isinstance(self.gpt, GPT) and self.gpt.config.num_frames > 1
+
+    def _checked(self, images: ArrayLike) -> UInt8[np.ndarray, "b *t h w 3"]:
         images, size = np.asarray(images), self.tokenizer.image_size
-        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) == 0:
+        is_video = images.ndim == 5 and (self._is_of_videos or sees_time(self.tokenizer))
+        shape = images.shape[2 if is_video else 1 :]
+        if images.dtype != np.uint8 or shape != (size, size, 3) or images.size == 0:
             raise UserError(
                 f"images: expected uint8 of shape (b, {size}, {size}, 3), got {images.dtype} of "
                 f"{images.shape}; igpt_jax.data.transforms has center_crop and resize"

@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from igpt_jax.data.condition_images import ConditionImageConfig
 from igpt_jax.errors import UserError
 from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.models.rar import RAR, RARConfig
 from igpt_jax.models.var import VAR
 from igpt_jax.models.var_config import VARConfig
 from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.text.caption_tokenizers import CaptionTokenizerConfig
 from igpt_jax.text.t5 import T5Config
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from igpt_jax.tokenizers.maskgit_vq import MaskGITVQ, MaskGITVQConfig
@@ -31,6 +33,9 @@ class ModelConfig:
         tokenizer: pictures to tokens and back.
         gpt: what predicts the tokens.
         text_encoder: what reads the text of a text-conditional `gpt`.
+        caption_tokenizer: what makes text to tokens of a `gpt` with captions; its file is kept
+            beside the parameters.
+        cond_image: how the pictures that others are made from are made; None where they are given.
         sampling: how to draw where nothing else is said.
         class_names: of a class-conditional `gpt`; () where they are not known.
     """
@@ -38,6 +43,8 @@ class ModelConfig:
     tokenizer: TokenizerConfig | None = None
     gpt: GeneratorConfig | None = None
     text_encoder: T5Config | None = None
+    caption_tokenizer: CaptionTokenizerConfig | None = None
+    cond_image: ConditionImageConfig | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     class_names: tuple[str, ...] = ()
 
@@ -50,7 +57,8 @@ class ModelConfig:
                     "expected a multi-scale tokenizer and VAR, or neither, got "
                     f"{type(tokenizer).__name__} and {type(gpt).__name__}"
                 )
-            ours = {"tokens": gpt.seq_len, "codes": gpt.vocab_size}
+            tokens = gpt.seq_len // gpt.num_frames if isinstance(gpt, GPTConfig) else gpt.seq_len
+            ours = {"tokens": tokens, "codes": gpt.vocab_size}
             theirs = {"tokens": num_tokens(tokenizer), "codes": tokenizer.vocab_size}
             if ours != theirs:
                 raise UserError(

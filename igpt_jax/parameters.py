@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 
 from igpt_jax.model_config import Generator, Tokenizer
-from igpt_jax.models.conditioning import TextFeatures
-from igpt_jax.models.gpt import GPT
+from igpt_jax.models.conditioning import CondImage, Conditions, TextFeatures
+from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.models.var import VAR
 from igpt_jax.text.t5 import T5Encoder
 from igpt_jax.training.sharding import param_shardings
@@ -54,11 +54,26 @@ def generator_inputs(gpt: Generator) -> tuple[Any, ...]:
         later = config.seq_len - 1
         return jnp.zeros((1, later, gpt.config.code_dim)), labels
     tokens = jnp.zeros((1, config.seq_len - 1), jnp.int32)
-    if isinstance(gpt, GPT) and gpt.config.text_len:
-        shape = (1, gpt.config.text_len)
-        features = jnp.zeros((*shape, gpt.config.text_dim))
-        return tokens, TextFeatures(features, jnp.ones(shape, bool), jnp.zeros(1, bool))
+    if isinstance(gpt, GPT) and gpt.config.kinds not in ((), ("labels",)):
+        return tokens, _conditions(gpt.config)
     return tokens, labels
+
+
+def _conditions(config: GPTConfig) -> Conditions:
+    """One row of everything that must be asked of a GPT."""
+    given: dict[str, Any] = {}
+    if config.num_classes:
+        given["labels"] = jnp.zeros(1, jnp.int32)
+    if config.attribute_sizes:
+        given["attributes"] = jnp.zeros((1, len(config.attribute_sizes)), jnp.int32)
+    if config.text_len:
+        shape = (1, config.text_len)
+        features = jnp.zeros((*shape, config.text_dim))
+        given["text"] = TextFeatures(features, jnp.ones(shape, bool), jnp.zeros(1, bool))
+    if config.cond_image:
+        tokens = jnp.zeros((1, config.cond_len), jnp.int32)
+        given["image"] = CondImage(tokens, jnp.zeros(1, bool))
+    return Conditions(**given)
 
 
 def text_inputs() -> tuple[Array, Array]:

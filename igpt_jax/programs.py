@@ -1,5 +1,6 @@
 """The compiled programs of a model: pure functions of parameters and arrays."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,10 +20,14 @@ from igpt_jax.typing import Array, Float, Int, Params, UInt8
 
 @partial(jax.jit, static_argnums=0)
 def encode_images(
-    tokenizer: ImageTokenizer, params: Params, images: UInt8[Array, "b h w 3"]
+    tokenizer: ImageTokenizer, params: Params, images: UInt8[Array, "b *t h w 3"]
 ) -> Int[Array, "b l"]:
-    """Pixels 0 to 255 to tokens."""
-    return base.encode(tokenizer, params, base.to_pixels(images)).astype(jnp.int32)
+    """Pixels 0 to 255 to tokens; of a video frame by frame, if need be."""
+    pixels = base.to_pixels(images)
+    if pixels.ndim == 5 and not base.sees_time(tokenizer):
+        tokens = base.encode(tokenizer, params, pixels.reshape(-1, *pixels.shape[2:]))
+        return tokens.reshape(len(pixels), -1).astype(jnp.int32)
+    return base.encode(tokenizer, params, pixels).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -31,14 +36,22 @@ def decode_tokens(
     params: Params,
     tokens: Int[Array, "b l"],
     image_size: int | None = None,
-) -> UInt8[Array, "b h w 3"]:
+) -> UInt8[Array, "b *t h w 3"]:
     """Tokens to pixels 0 to 255, resized to another size if it is given.
 
-    Resizing is bicubic and comes before rounding, as LlamaGen shows 384-pixel models at 256.
+    Tokens of more than one picture are a video's. Resizing is bicubic and comes before rounding, as
+    LlamaGen shows 384-pixel models at 256.
     """
-    pixels = base.decode(tokenizer, params, tokens)
+    frame_len = math.prod(tokenizer.grid_shape)
+    if tokens.shape[1] == frame_len or base.sees_time(tokenizer):
+        pixels = base.decode(tokenizer, params, tokens)
+    else:
+        pixels = base.decode(tokenizer, params, tokens.reshape(-1, frame_len))
+        pixels = pixels.reshape(len(tokens), -1, *pixels.shape[1:])
     if image_size is not None and image_size != tokenizer.image_size:
-        pixels = bicubic(pixels, (image_size, image_size))
+        frames = pixels.reshape(-1, *pixels.shape[-3:])
+        resized = bicubic(frames, (image_size, image_size))
+        pixels = resized.reshape(*pixels.shape[:-3], *resized.shape[1:])
     return base.to_bytes(pixels)
 
 

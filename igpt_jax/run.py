@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,27 +12,26 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from igpt_jax.config import RunConfig
-from igpt_jax.data.cards import CardsConfig
-from igpt_jax.data.encode import TokenSource, encode_dataset, make_views, read_header
+from igpt_jax.data.encode import TokenSource, encode_dataset, read_header
 from igpt_jax.data.examples import Source, Split
+from igpt_jax.data.items import WithCaptions, has_captions, to_picture, to_tokens, to_views
+from igpt_jax.data.pairs import PairsConfig
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import make_dataset, on_image
+from igpt_jax.data.pipeline import ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.data.sources import open_source
-from igpt_jax.data.transforms import deterministic, transform
+from igpt_jax.data.transforms import deterministic
+from igpt_jax.drawing import draw_samples
 from igpt_jax.errors import UserError
-from igpt_jax.evaluation.card_reader import card_accuracy
-from igpt_jax.grid import image_grid, save_png
+from igpt_jax.gpt_task import gpt_task
 from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
 from igpt_jax.programs import decode_tokens, encode_images
-from igpt_jax.sampling.output import complete_settings
 from igpt_jax.serialization import first_difference, from_dict, to_dict
 from igpt_jax.stored import (
     GPT_CHECKPOINTS,
@@ -43,7 +41,8 @@ from igpt_jax.stored import (
     load_tokenizer,
     read_tokenizer_config,
 )
-from igpt_jax.tasks import gpt_task, perceptual_distance, tokenizer_task
+from igpt_jax.text.caption_tokenizers import keep_caption_tokenizer, load_caption_tokenizer
+from igpt_jax.tokenizer_task import perceptual_distance, tokenizer_task
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from igpt_jax.tokenizers.base import tokenizer_hash
 from igpt_jax.tokenizers.codebook import marginal_entropy
@@ -113,6 +112,7 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
         "validation": open_source(config.data, "validation"),
     }
     train_source, validation_source = sources["train"], sources["validation"]
+    _check_asked(config, train_source)
     num_classes = config.gpt.num_classes
     if num_classes not in (0, train_source.num_classes):
         raise UserError(
@@ -141,6 +141,21 @@ def _start(config: RunConfig, workdir: Path) -> "_Run":
     distance = perceptual_distance(config)  # missing weights are found before the claim
     _claim(config, workdir)
     return _Run(config, workdir, mesh, sources, distance)
+
+
+def _check_asked(config: RunConfig, source: Source) -> None:
+    """Refuses a GPT whose conditions the data does not have."""
+    if config.gpt.caption_len and not has_captions(source):
+        raise UserError(
+            "gpt.caption_len: expected data with captions, got none; set CardsConfig.captions, use "
+            "CaptionedConfig, or set caption_len to 0"
+        )
+    is_given = config.cond_image is not None or isinstance(config.data, PairsConfig)
+    if config.gpt.cond_image != is_given:
+        raise UserError(
+            f"gpt.cond_image: expected {is_given}, as there is {'a' if is_given else 'no'} picture "
+            "to make others from (cond_image, PairsConfig), got the opposite"
+        )
 
 
 def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
@@ -254,6 +269,7 @@ class _Run:
                 "tokenizer_hash": made_by,
                 "data": to_dict(config.data),
                 "preprocessing": to_dict(config.transform),
+                "cond_image": to_dict(config.cond_image),
                 "vocab_size": tokenizer.vocab_size,
                 "grid_shape": list(tokenizer.grid_shape),
             }
@@ -265,10 +281,8 @@ class _Run:
                     views = dataclasses.replace(views, views="one")
                 skipped = SkippedImages()
                 batches = make_dataset(
-                    source,
-                    transform=on_image(
-                        lambda image, _, views=views: make_views(views, config.transform, image)
-                    ),
+                    WithCaptions(source) if has_captions(source) else source,
+                    transform=to_views(views, config.transform, config.cond_image),
                     global_batch_size=min(views.batch_size, len(source)),
                     seed=config.seed,
                     shuffle=False,
@@ -306,11 +320,12 @@ class _Run:
         logger.info("entropy of the tokens' marginal distribution: %.4f nats", entropy)
         parts = ModelConfig(config.tokenizer, config.gpt, sampling=config.sampling)
         model = Model(parts, tokenizer, params, GPT(config.gpt))
+        train_tokens, validation_tokens = self._caption_transforms(sources["train"])
         train(
-            gpt_task(model, directory),
+            gpt_task(config, model, directory),
             config.gpt_training,
-            train_data=self._token_batches(sources["train"], None),
-            validation_data=self._token_batches(sources["validation"], 1),
+            train_data=self._token_batches(sources["train"], train_tokens, None),
+            validation_data=self._token_batches(sources["validation"], validation_tokens, 1),
             directory=directory,
             mesh=self.mesh,
             seed=config.seed,
@@ -339,8 +354,8 @@ class _Run:
             batch_size=config.samples.batch_size,
         )
         result = {"workdir": str(self.workdir), **self._losses()}
-        class_names = self.sources["validation"].class_names
-        result |= draw_samples(model, config, self.workdir / "samples.png", class_names)
+        path_of_grid = self.workdir / "samples.png"
+        result |= draw_samples(model, config, path_of_grid, self.sources["validation"])
         write_json(path, {"of": fingerprint, "result": result})
         return result
 
@@ -348,12 +363,16 @@ class _Run:
         """The last validation losses, and the share by which they are under the entropy."""
         last = read_metrics(self.workdir / "gpt", "validation")[-1]
         entropy = load_metadata(self.workdir / GPT_CHECKPOINTS)["marginal_entropy"]
-        return {
-            "nats_per_token": last["loss"],
+        nats = last.get("picture_nats", last["loss"])
+        result = {
+            "nats_per_token": nats,
             "bits_per_dim": last["bits_per_dim"],
             "marginal_entropy": entropy,
-            "gain": 1 - last["loss"] / entropy,
+            "gain": 1 - nats / entropy,
         }
+        if "caption_nats" in last:
+            result["nats_per_caption_token"] = last["caption_nats"]
+        return result
 
     def _images(self, split: Split, batch_size: int) -> grain.IterDataset:
         config, is_train = self.config, split == "train"
@@ -361,7 +380,9 @@ class _Run:
         source = self.sources[split]
         return make_dataset(
             source,
-            transform=on_image(partial(transform, preparation)),
+            transform=to_picture(
+                preparation, config.cond_image, getattr(config.tokenizer, "num_frames", 1)
+            ),
             global_batch_size=min(batch_size, len(source)),
             seed=config.seed,
             shuffle=True,
@@ -371,9 +392,29 @@ class _Run:
             drop_remainder=True,
         )
 
-    def _token_batches(self, source: TokenSource, num_epochs: int | None) -> grain.IterDataset:
+    def _caption_transforms(self, source: TokenSource) -> tuple[ItemTransform, ItemTransform]:
+        """What makes training and validation examples of encoded ones.
+
+        Raises:
+            UserError: there are no captions, or they cannot be made to tokens.
+        """
+        config = self.config
+        if config.caption_tokenizer is None:
+            plain = to_tokens(None, 0, False)
+            return plain, plain
+        indices = range(len(source))
+        texts = (text for index in indices for text in source.captions(index))
+        keep_caption_tokenizer(config.caption_tokenizer, self.workdir, texts)
+        captions = load_caption_tokenizer(config.caption_tokenizer, self.workdir)
+        length = config.gpt.caption_len
+        return to_tokens(captions, length, True), to_tokens(captions, length, False)
+
+    def _token_batches(
+        self, source: TokenSource, transform: ItemTransform, num_epochs: int | None
+    ) -> grain.IterDataset:
         return make_dataset(
             source,
+            transform=transform,
             global_batch_size=self.config.gpt_training.global_batch_size,
             seed=self.config.seed,
             shuffle=True,
@@ -381,23 +422,3 @@ class _Run:
             num_threads=self.config.num_threads,
             drop_remainder=True,
         )
-
-
-def draw_samples(
-    model: Model, config: RunConfig, path: Path, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """Draws pictures of every class, writes their grid, reads them back where they are cards."""
-    num_classes = config.gpt.num_classes
-    labels, captions = None, None
-    if num_classes:
-        labels = list(range(num_classes)) * config.samples.num_per_class
-        captions = [class_names[label] for label in labels]
-    count = config.samples.num_images if labels is None else len(labels)
-    images = model.sample(labels, num_images=count, seed=config.seed)
-    settings = {**dataclasses.asdict(config.sampling), "seed": config.seed}
-    made_by = {"images": complete_settings(settings, labels, count)}
-    save_png(path, image_grid(images, config.samples.columns or None, captions), made_by)
-    result: dict[str, Any] = {"samples": str(path), "num_samples": len(images)}
-    if isinstance(config.data, CardsConfig) and labels is not None:
-        result["card_accuracy"] = card_accuracy(images, np.asarray(labels))
-    return result

@@ -31,6 +31,7 @@ from igpt_jax.parameters import (
     unflatten,
 )
 from igpt_jax.serialization import from_dict, to_dict
+from igpt_jax.text.caption_tokenizers import CaptionTokenizer, load_caption_tokenizer
 from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.text.t5 import T5Encoder
 from igpt_jax.text.tokenizer import load_text_tokenizer
@@ -70,7 +71,13 @@ def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> M
     _check_is_run(directory)
     metadata = load_metadata(directory / GPT_CHECKPOINTS)
     run = from_dict(RunConfig, metadata["config"])
-    config = ModelConfig(run.tokenizer, run.gpt, sampling=run.sampling)
+    config = ModelConfig(
+        run.tokenizer,
+        run.gpt,
+        caption_tokenizer=run.caption_tokenizer,
+        cond_image=run.cond_image,
+        sampling=run.sampling,
+    )
     whole = placement if isinstance(placement, Sharding) else replicated(placement)
     tokenizer, tokenizer_params = load_tokenizer(run.tokenizer, directory, whole)
     gpt = build_generator(run.gpt)
@@ -78,7 +85,8 @@ def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> M
     params = load_params(directory / GPT_CHECKPOINTS, shapes)
     found = tokenizer_hash(json.dumps(to_dict(run.tokenizer)), tokenizer_params)
     check_tokenizer(metadata, found)
-    return Model(config, tokenizer, tokenizer_params, gpt, params)
+    captions = _caption_tokenizer(config, directory)
+    return Model(config, tokenizer, tokenizer_params, gpt, params, caption_tokenizer=captions)
 
 
 def load_tokenizer(
@@ -179,7 +187,7 @@ def _load_stored(directory: Path, placement: Sharding | Mesh) -> Model:
         )
     whole = placement if isinstance(placement, Sharding) else replicated(placement)
     model = Model(config, *load_tokenizer(config.tokenizer, directory, whole))
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"caption_tokenizer": _caption_tokenizer(config, directory)}
     if config.gpt is not None:
         gpt = build_generator(config.gpt)
         shapes = abstract_params(gpt, placement=placement)
@@ -191,6 +199,12 @@ def _load_stored(directory: Path, placement: Sharding | Mesh) -> Model:
         tokenizer = load_text_tokenizer(directory / TEXT_TOKENIZER)
         changes["text_encoder"] = TextEncoder(encoder, params, tokenizer)
     return Model(**(vars(model) | changes))
+
+
+def _caption_tokenizer(config: ModelConfig, directory: Path) -> CaptionTokenizer | None:
+    if config.caption_tokenizer is None:
+        return None
+    return load_caption_tokenizer(config.caption_tokenizer, directory)
 
 
 def _read_params(path: Path, abstract: Any) -> Params:

@@ -72,7 +72,7 @@ class CaptionedSource:
         self._root = expand_path(config.path)
         self._files = open_files(self._root)
         self._background = config.background
-        entries = _read_entries(self._root, self._files, config)
+        entries = read_entries(self._root, self._files, config)
         share = config.validation_share
         chosen = [e for e in entries if is_held_out(e.name, share) == (split == "validation")]
         if not chosen:
@@ -122,7 +122,7 @@ class _Entry(NamedTuple):
     captions: tuple[str, ...]
 
 
-def _read_entries(root: Path, files: Files, config: CaptionedConfig) -> list[_Entry]:
+def read_entries(root: Path, files: Files, config: CaptionedConfig) -> list[_Entry]:
     """Read the captions and check that the pictures are there, each once."""
     path = PurePosixPath(config.captions_file)
     known = frozenset(files.names)

@@ -10,7 +10,7 @@ Language: TypeAlias = Literal["en", "zh"]
 
 
 @dataclass(frozen=True)
-class _Phrasebook:
+class Phrasebook:
     """The words of one language.
 
     Attributes:
@@ -36,8 +36,8 @@ class _Phrasebook:
     last_comma: str
 
 
-_PHRASEBOOKS: Final[dict[Language, _Phrasebook]] = {
-    "en": _Phrasebook(
+_PHRASEBOOKS: Final[dict[Language, Phrasebook]] = {
+    "en": Phrasebook(
         words={
             **{name: name for name in ("hearts", "diamonds", "clubs", "spades")},
             **{name: name for name in ("red", "black", "blue", "green")},
@@ -61,7 +61,7 @@ _PHRASEBOOKS: Final[dict[Language, _Phrasebook]] = {
         comma=", ",
         last_comma=" and ",
     ),
-    "zh": _Phrasebook(
+    "zh": Phrasebook(
         words={
             "hearts": "红桃",
             "diamonds": "方块",
@@ -98,7 +98,7 @@ _PHRASEBOOKS: Final[dict[Language, _Phrasebook]] = {
 
 def num_wordings(language: Language = "en") -> int:
     """Returns how many different wordings `caption` knows in a language."""
-    return len(_phrasebook(language).wordings)
+    return len(phrasebook(language).wordings)
 
 
 def caption(card: Card, language: Language = "en", wording: int = 0) -> str:
@@ -113,7 +113,7 @@ def caption(card: Card, language: Language = "en", wording: int = 0) -> str:
     Returns:
         One sentence, without a full stop.
     """
-    book = _phrasebook(language)
+    book = phrasebook(language)
     phrase = book.phrase_one if len(card.numbers) == 1 else book.phrase_many
     return book.wordings[wording % len(book.wordings)].format(
         suit=book.words[card.suit],
@@ -124,7 +124,7 @@ def caption(card: Card, language: Language = "en", wording: int = 0) -> str:
     )
 
 
-def _items(card: Card, book: _Phrasebook, template: str) -> str:
+def _items(card: Card, book: Phrasebook, template: str) -> str:
     """Lists every number of a card with its place."""
     items = [
         template.format(number=number, place=book.words[place])
@@ -134,7 +134,7 @@ def _items(card: Card, book: _Phrasebook, template: str) -> str:
     return book.last_comma.join([book.comma.join(first), last]) if first else last
 
 
-def _phrasebook(language: Language) -> _Phrasebook:
+def phrasebook(language: Language) -> Phrasebook:
     """Returns the words of a language."""
     if language not in _PHRASEBOOKS:
         raise UserError(

@@ -120,7 +120,7 @@ def draw_card(card: Card, image_size: int = 64) -> UInt8[np.ndarray, "h w 3"]:
         mask, top, left = _cropped_number(number, place, large, card.shift, image_size)
         height, width = mask.shape
         region = image[top : top + height, left : left + width]
-        region[...] = _blend(region, INKS[card.colour], mask)
+        region[...] = blend(region, INKS[card.colour], mask)
     return image
 
 
@@ -130,31 +130,31 @@ def _card_without_numbers(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draws the table, the blank card and the two suit symbols; not to be written to."""
     blank = blank_card(background, image_size)
-    return _blend(blank, INKS[colour], suit_mask(suit, image_size))
+    return blend(blank, INKS[colour], suit_mask(suit, image_size))
 
 
 def blank_card(background: Background, image_size: int) -> UInt8[np.ndarray, "h w 3"]:
     """Draws a card with nothing on it, on its table, in pixels of `image_size`."""
     left, top, right, bottom = CARD_BOX
     inset = _BORDER_WIDTH
-    outline = _rounded_box((left, top, right, bottom), _CORNER_RADIUS, image_size)
+    outline = rounded_box((left, top, right, bottom), _CORNER_RADIUS, image_size)
     paper_box = (left + inset, top + inset, right - inset, bottom - inset)
-    paper = _rounded_box(paper_box, _CORNER_RADIUS - inset, image_size)
+    paper = rounded_box(paper_box, _CORNER_RADIUS - inset, image_size)
     shadow_box = (left + 0.4, top + 1.2, right + 0.4, bottom + 1.2)
-    shadow = _rounded_box(shadow_box, _CORNER_RADIUS, image_size)
-    shadow = shadow.filter(ImageFilter.GaussianBlur(1.2 * _scale(image_size)))
+    shadow = rounded_box(shadow_box, _CORNER_RADIUS, image_size)
+    shadow = shadow.filter(ImageFilter.GaussianBlur(1.2 * pixels_a_unit(image_size)))
 
     table = np.full((image_size, image_size, 3), TABLES[background], np.uint8)
-    image = _blend(table, (0, 0, 0), 0.45 * _shrink(shadow))
-    image = _blend(image, BORDER, _shrink(outline))
-    return _blend(image, PAPER, _shrink(paper))
+    image = blend(table, (0, 0, 0), 0.45 * shrink(shadow))
+    image = blend(image, BORDER, shrink(outline))
+    return blend(image, PAPER, shrink(paper))
 
 
 def suit_mask(suit: Suit, image_size: int) -> Float[np.ndarray, "h w"]:
     """Draws the two symbols of a suit; 1 where there is ink, in pixels of `image_size`."""
-    canvas = _canvas(image_size)
-    _draw_suit(ImageDraw.Draw(canvas), suit, _scale(image_size))
-    upper_left = _shrink(canvas)
+    canvas = empty_canvas(image_size)
+    _draw_suit(ImageDraw.Draw(canvas), suit, pixels_a_unit(image_size))
+    upper_left = shrink(canvas)
     return np.maximum(upper_left, upper_left[::-1, ::-1])
 
 
@@ -173,7 +173,7 @@ def number_mask(
     Returns:
         The share of ink in each pixel.
     """
-    text, scale = str(number), _scale(image_size)
+    text, scale = str(number), pixels_a_unit(image_size)
     font, advances = _typeset(text, large, scale)
     stroke = _BOLDNESS * font.size
     left = font.getbbox(text[0], stroke_width=stroke)[0]
@@ -181,11 +181,11 @@ def number_mask(
     _, top, _, bottom = font.getbbox("0", stroke_width=stroke)
     x = (UNITS / 2 + shift[0]) * scale - (left + right) / 2
     y = (ROW_HEIGHTS[place] + shift[1]) * scale - (top + bottom) / 2
-    canvas = _canvas(image_size)
+    canvas = empty_canvas(image_size)
     draw = ImageDraw.Draw(canvas)
     for digit, advance in zip(text, advances, strict=True):
         draw.text((round(x + advance), round(y)), digit, 255, font, stroke_width=stroke)
-    return _shrink(canvas)
+    return shrink(canvas)
 
 
 @lru_cache(maxsize=4096)
@@ -259,34 +259,34 @@ def _draw_suit(draw: ImageDraw.ImageDraw, suit: Suit, scale: float) -> None:
             polygon((-0.05, 0.0), (0.05, 0.0), (0.18, 0.52), (-0.18, 0.52))
 
 
-def _scale(image_size: int) -> float:
+def pixels_a_unit(image_size: int) -> float:
     """Returns the supersampled pixels in one unit."""
     return image_size * _SUPERSAMPLING / UNITS
 
 
-def _canvas(image_size: int) -> Image.Image:
+def empty_canvas(image_size: int) -> Image.Image:
     """Returns an empty supersampled mask."""
     return Image.new("L", (image_size * _SUPERSAMPLING, image_size * _SUPERSAMPLING))
 
 
-def _shrink(canvas: Image.Image) -> Float[np.ndarray, "h w"]:
+def shrink(canvas: Image.Image) -> Float[np.ndarray, "h w"]:
     """Averages a supersampled mask to pixels, with values in 0..1."""
     return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / 255
 
 
-def _rounded_box(
+def rounded_box(
     box: tuple[float, float, float, float], radius: float, image_size: int
 ) -> Image.Image:
     """Draws the supersampled mask of a box with rounded corners, given in units."""
-    scale = _scale(image_size)
+    scale = pixels_a_unit(image_size)
     left, top, right, bottom = (round(edge * scale) for edge in box)
-    canvas = _canvas(image_size)
+    canvas = empty_canvas(image_size)
     draw = ImageDraw.Draw(canvas)
     draw.rounded_rectangle((left, top, right - 1, bottom - 1), radius * scale, fill=255)
     return canvas
 
 
-def _blend(
+def blend(
     image: UInt8[np.ndarray, "h w 3"], colour: RGB, mask: Float[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Paints `colour` over an image where the mask is 1 and in shares where it is less."""

@@ -8,8 +8,6 @@ import operator
 from dataclasses import dataclass
 from typing import Final, Literal, SupportsIndex, TypeAlias, get_args
 
-import numpy as np
-
 from igpt_jax.data.card_captions import Language, caption, num_wordings
 from igpt_jax.data.card_faces import (
     CARD_BOX,
@@ -36,6 +34,7 @@ from igpt_jax.data.card_faces import (
 )
 from igpt_jax.data.examples import Example, Split
 from igpt_jax.data.held_out import is_held_out
+from igpt_jax.data.random_words import random_words
 from igpt_jax.errors import UserError
 
 __all__ = [
@@ -65,7 +64,7 @@ __all__ = [
 
 Captions: TypeAlias = Literal["none", "en", "zh", "both"]
 
-_LANGUAGES: Final[dict[Captions, tuple[Language, ...]]] = {
+LANGUAGES: Final[dict[Captions, tuple[Language, ...]]] = {
     "none": (),
     "en": ("en",),
     "zh": ("zh",),
@@ -125,7 +124,7 @@ class CardsConfig:
         )
         require(0 <= self.jitter <= MAX_JITTER, f"jitter in 0..{MAX_JITTER}", self.jitter)
         require(0 <= self.seed < 2**64, "seed in 0..2**64-1", self.seed)
-        require(self.captions in _LANGUAGES, f"captions of {tuple(_LANGUAGES)}", self.captions)
+        require(self.captions in LANGUAGES, f"captions of {tuple(LANGUAGES)}", self.captions)
         require(0 <= self.held_out_share < 1, "held_out_share in [0, 1)", self.held_out_share)
 
 
@@ -170,12 +169,8 @@ def card_at(config: CardsConfig, index: int, split: Split) -> Card:
 def _words(
     config: CardsConfig, index: int, split: Split, attempt: int, stream: int, count: int
 ) -> list[int]:
-    """Random words of 64 bits; every (index, attempt, stream) has some of its own."""
-    generator = np.random.Philox(
-        key=np.array([config.seed, get_args(Split).index(split)], np.uint64),
-        counter=np.array([0, index, attempt, stream], np.uint64),
-    )
-    return generator.random_raw(count).tolist()
+    position = get_args(Split).index(split)
+    return random_words(config.seed, index, count, split=position, attempt=attempt, stream=stream)
 
 
 def _draw(config: CardsConfig, words: list[int]) -> Card:
@@ -196,7 +191,7 @@ def _draw(config: CardsConfig, words: list[int]) -> Card:
 
 def _wordings(config: CardsConfig) -> list[tuple[Language, int]]:
     """Every language and number of a wording that captions are chosen from."""
-    languages = _LANGUAGES[config.captions]
+    languages = LANGUAGES[config.captions]
     return [(language, i) for language in languages for i in range(num_wordings(language))]
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 from tqdm import tqdm
 
-from igpt_jax.data.examples import check_index
 from igpt_jax.data.geometry import flip_horizontal, ten_crop
+from igpt_jax.data.shards import ShardReader, ShardWriter
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.data.transforms import TransformConfig, deterministic, transform
 from igpt_jax.errors import UserError
@@ -79,15 +79,16 @@ def encode_dataset(
     total: int,
     skipped: SkippedImages,
 ) -> dict[str, Any]:
-    """Writes tokens and labels of all batches to a directory, whole or not at all.
+    """Writes tokens, labels and what else there is to a directory, whole or not at all.
 
     Args:
-        batches: `{"image": uint8 [b views h w 3], "label": int32 [b]}`, each picture once, see
-            `make_views`.
+        batches: `{"image": uint8 [b views *t h w 3], "label": int32 [b]}`, each picture once, see
+            `make_views`; where there are some, also `"cond_image"`, like the image;
+            `"captions"` [b], a JSON list of texts each; `"attributes"`, int32 [b a].
         encode: pictures to tokens.
         decode: tokens to pictures, for the picture that shows what was lost.
-        directory: gets `header.json`, `tokens-00000.npy` [n l], `labels-00000.npy` [n], ...,
-            `check.npz` and `check.png`.
+        directory: gets `header.json`, `tokens-00000.npy` [n l], `labels-00000.npy` [n], ... (see
+            `shards`), `check.npz` and `check.png`.
         config: views and sizes.
         header: what the tokens are: tokenizer hash, vocabulary, grid, preprocessing.
         total: pictures, for the progress bar.
@@ -99,13 +100,21 @@ def encode_dataset(
     temporary = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    writer = _ShardWriter(temporary, config.shard_size, header["vocab_size"])
+    writer = ShardWriter(temporary, config.shard_size)
+    dtype = np.uint16 if header["vocab_size"] <= 1 << 16 else np.int32
+    columns: tuple[str, ...] = ()
     checked: list[tuple[np.ndarray, np.ndarray]] = []
     with tqdm(total=total, desc=f"tokens of {directory.name}", unit="image") as bar:
         for batch in batches:
-            for images in np.moveaxis(batch["image"], 1, 0):
+            for view, images in enumerate(np.moveaxis(batch["image"], 1, 0)):
                 tokens = np.asarray(encode(images))
-                writer.add(tokens, batch["label"])
+                rows = {"tokens": tokens.astype(dtype), "labels": batch["label"].astype(np.int32)}
+                rows |= {name: batch[name] for name in ("captions", "attributes") if name in batch}
+                if "cond_image" in batch:
+                    rows["cond_tokens"] = np.asarray(encode(batch["cond_image"][:, view]))
+                    rows["cond_tokens"] = rows["cond_tokens"].astype(dtype)
+                writer.add(rows)
+                columns = tuple(rows)
                 if not checked:
                     kept = min(NUM_CHECKED, config.shard_size)
                     checked.append((images[:kept], tokens[:kept]))
@@ -121,6 +130,7 @@ def encode_dataset(
         "format": FORMAT,
         **header,
         "views": config.views,
+        "columns": list(columns),
         "num_examples": sum(shard["count"] for shard in shards),
         "num_skipped": skipped.broken,
         "shards": shards,
@@ -129,36 +139,6 @@ def encode_dataset(
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(temporary, directory)
     return written
-
-
-class _ShardWriter:
-    """Collects rows and writes a pair of files whenever a shard is full."""
-
-    def __init__(self, directory: Path, shard_size: int, vocab_size: int) -> None:
-        self._directory, self._shard_size = directory, shard_size
-        self._dtype = np.uint16 if vocab_size <= 1 << 16 else np.int32
-        self._tokens: list[np.ndarray] = []
-        self._labels: list[np.ndarray] = []
-        self._shards: list[dict[str, Any]] = []
-
-    def add(self, tokens: Int[np.ndarray, "b l"], labels: Int[np.ndarray, " b"]) -> None:
-        self._tokens.append(tokens.astype(self._dtype))
-        self._labels.append(np.asarray(labels, np.int32))
-        while sum(map(len, self._labels)) >= self._shard_size:
-            self._write(self._shard_size)
-
-    def close(self) -> list[dict[str, Any]]:
-        if sum(map(len, self._labels)):
-            self._write(self._shard_size)
-        return self._shards
-
-    def _write(self, count: int) -> None:
-        tokens, labels = np.concatenate(self._tokens), np.concatenate(self._labels)
-        name = f"{len(self._shards):05d}"
-        np.save(self._directory / f"tokens-{name}.npy", tokens[:count])
-        np.save(self._directory / f"labels-{name}.npy", labels[:count])
-        self._shards.append({"name": name, "count": len(tokens[:count])})
-        self._tokens, self._labels = [tokens[count:]], [labels[count:]]
 
 
 def read_header(directory: Path) -> dict[str, Any]:
@@ -181,6 +161,9 @@ def read_header(directory: Path) -> dict[str, Any]:
 
 class TokenSource:
     """Random access to encoded tokens, memory-mapped: `{"tokens": int32 [l], "label": int32}`.
+
+    Where they were written, examples also have `"cond_tokens"` int32 [l], `"attributes"` int32 [a]
+    and `"captions"`, a JSON list of texts.
 
     Opening refuses tokens of another tokenizer or preprocessing, and encodes the pictures kept
     beside them to see that they still give the same tokens.
@@ -206,45 +189,40 @@ class TokenSource:
                     f"{directory}: expected tokens with {key} {value}, got {self.header.get(key)}; "
                     "delete the folder to encode again"
                 )
-        self._tokens, self._labels = self._open(directory)
-        self._starts = np.cumsum([0, *map(len, self._tokens)])
+        columns = self.header.get("columns", ["tokens", "labels"])
+        self._rows = ShardReader(directory, self.header["shards"], columns)
         if encode is not None:
             self._check(directory, encode)
 
     def __len__(self) -> int:
         """Number of examples, every view counted."""
-        return int(self._starts[-1])
+        return len(self._rows)
 
-    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         """One example."""
-        position = check_index(index, len(self))
-        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
-        row = position - self._starts[shard]
-        return {
-            "tokens": self._tokens[shard][row].astype(np.int32),
-            "label": self._labels[shard][row].astype(np.int32),
+        row = self._rows.row(index)
+        example: dict[str, Any] = {
+            "tokens": row["tokens"].astype(np.int32),
+            "label": row["labels"].astype(np.int32),
         }
+        if "cond_tokens" in row:
+            example["cond_tokens"] = row["cond_tokens"].astype(np.int32)
+        if "attributes" in row:
+            example["attributes"] = row["attributes"].astype(np.int32)
+        if "captions" in row:
+            example["captions"] = row["captions"]
+        return example
+
+    def captions(self, index: SupportsIndex) -> tuple[str, ...]:
+        """The captions of an example, the main one first; none if it was encoded without."""
+        return tuple(json.loads(self._rows.row(index).get("captions", "[]")))
 
     def marginal(self) -> Float[np.ndarray, " v"]:
         """Share of each token among all."""
         size = self.header["vocab_size"]
-        parts = [np.bincount(shard.ravel(), minlength=size) for shard in self._tokens]
-        counts = np.sum(parts, axis=0)
+        shards = self._rows.columns["tokens"]
+        counts = np.sum([np.bincount(shard.ravel(), minlength=size) for shard in shards], axis=0)
         return counts / counts.sum()
-
-    def _open(self, directory: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        tokens, labels = [], []
-        for shard in self.header["shards"]:
-            for kind, arrays in (("tokens", tokens), ("labels", labels)):
-                path = directory / f"{kind}-{shard['name']}.npy"
-                try:
-                    arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-                except (OSError, ValueError) as error:
-                    raise UserError(f"{path}: expected an array, got none; encode again") from error
-                found, expected = len(arrays[-1]), shard["count"]
-                if found != expected:
-                    raise UserError(f"{path}: expected {expected} rows, got {found}; encode again")
-        return tokens, labels
 
     def _check(self, directory: Path, encode: Encode) -> None:
         path = directory / "check.npz"
@@ -253,7 +231,7 @@ class TokenSource:
                 images, tokens = kept["images"], kept["tokens"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: expected pictures to check with; encode again") from error
-        stored = np.asarray(self._tokens[0][: len(tokens)])
+        stored = np.asarray(self._rows.columns["tokens"][0][: len(tokens)])
         if not np.array_equal(stored, tokens):
             raise UserError(f"{path}: the tokens beside it are others; encode again")
         agreement = float(np.mean(np.asarray(encode(images)) == tokens))

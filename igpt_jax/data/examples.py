@@ -13,22 +13,35 @@ from typing import (
 
 import numpy as np
 
-from igpt_jax.typing import UInt8
+from igpt_jax.typing import Int, UInt8
 
 Split: TypeAlias = Literal["train", "validation"]
 
 
 class Example(TypedDict):
-    """One picture, the number of its class, and a caption from the sources that have some."""
+    """One picture, the number of its class, and what else some sources have.
+
+    That is a caption, the picture that it is made from, and the value of each attribute.
+    """
 
     image: UInt8[np.ndarray, "h w 3"]
+    label: int
+    caption: NotRequired[str]
+    cond_image: NotRequired[UInt8[np.ndarray, "h w 3"]]
+    attributes: NotRequired[Int[np.ndarray, " a"]]
+
+
+class VideoExample(TypedDict):
+    """One clip, the number of its class, and a caption from the sources that have some."""
+
+    video: UInt8[np.ndarray, "t h w 3"]
     label: int
     caption: NotRequired[str]
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to the pictures of one split; safe to pickle and to share by threads.
+    """Random access to the pictures or videos of one split; safe to pickle and to share by threads.
 
     Reading an item raises `BrokenImageError`, with the file's name, for a damaged file, and
     `IndexError` for an index outside of 0 .. len - 1.
@@ -36,7 +49,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: SupportsIndex, /) -> Example: ...
+    def __getitem__(self, index: SupportsIndex, /) -> Example | VideoExample: ...
 
     @property
     def num_classes(self) -> int:

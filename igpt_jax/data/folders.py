@@ -110,7 +110,7 @@ def _group(names: Sequence[str]) -> tuple[dict[str, list[str]], int]:
         out.
     """
     classes: defaultdict[str, list[str]] = defaultdict(list)
-    for name in filter(_is_picture, names):
+    for name in filter(is_picture, names):
         top, *below = PurePosixPath(name).parts
         classes[top if below else ""].append(name)
     if len(classes) > 1:
@@ -121,10 +121,15 @@ def _group(names: Sequence[str]) -> tuple[dict[str, list[str]], int]:
     return {title: sorted(classes[title]) for title in sorted(classes)}, len(names) - used
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its name, and not hidden."""
     path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == _MAC_METADATA for part in path.parts)
-    return not hidden and path.suffix.lower() in PICTURE_EXTENSIONS
+    return not is_hidden(path) and path.suffix.lower() in PICTURE_EXTENSIONS
+
+
+def is_hidden(path: PurePosixPath) -> bool:
+    """Whether a file is hidden, or one of those that macOS adds to archives."""
+    return any(part.startswith(".") or part == _MAC_METADATA for part in path.parts)
 
 
 def _part(title: str, names: Sequence[str], validation: int, split: Split) -> Sequence[str]:

@@ -73,7 +73,7 @@ def decode_image(
     """
     if not data:
         raise BrokenImageError("the file is empty")
-    _silence_pillow()
+    silence_pillow()
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as picture:
             width, height = picture.size
@@ -82,7 +82,7 @@ def decode_image(
                     f"{width} x {height} pixels are more than the limit of {max_pixels}"
                 )
             picture.load()
-            return _to_rgb(_upright(picture), paper)
+            return to_rgb(_upright(picture), paper)
     except BrokenImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -109,7 +109,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Keep a filter for warnings from within Pillow at the front of the process's filters.
 
     Pillow warns about damaged metadata and large pictures; both are settled here by an error
@@ -131,7 +131,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _to_rgb(picture: Image.Image, paper: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
+def to_rgb(picture: Image.Image, paper: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """Convert a loaded picture of any mode to 8-bit RGB."""
     if picture.mode == "F" or picture.mode.startswith("I"):
         grey = _scale_to_uint8(np.asarray(picture), picture.mode)

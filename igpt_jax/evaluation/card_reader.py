@@ -1,9 +1,9 @@
 """Reads the numbers off pictures of cards, to judge whether a model drew what was asked.
 
-The reader has nothing to learn and knows only how `igpt_jax.data.cards` draws. It first demands a
-whole card: paper within, table without, on all four sides. It then compares the ink on the paper
-with every number there is and answers only if one number explains nearly all of the ink, and no
-other number does so nearly as well. Whatever fails any of this is unreadable.
+The reader has nothing to learn and knows only how `igpt_jax.data.card_faces` draws. It first
+demands a whole card: paper within, table without, on all four sides. It then compares the ink on
+the paper with every number there is and answers only if one number explains nearly all of the ink,
+and no other number does so nearly as well. Whatever fails any of this is unreadable.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from igpt_jax.data.cards import (
+from igpt_jax.data.card_faces import (
     CARD_BOX,
     INKS,
     MAX_NUMBER,
@@ -141,6 +141,17 @@ def card_accuracy(
         )
     read = [read_number(image) for image in images]
     return sum(a == b for a, b in zip(read, numbers, strict=True)) / len(read)
+
+
+def largest_spot(difference: Float[np.ndarray, "h w"]) -> float:
+    """Returns how much ink, averaged over a small square, is in excess or missing anywhere.
+
+    A shaky outline leaves thin lines, which average out; a stroke too many or too few does not.
+
+    Args:
+        difference: Ink that is there less ink that should be, in pixels of one card unit.
+    """
+    return float(np.abs(ndimage.uniform_filter(difference, _SPOT, mode="constant")).max())
 
 
 def _resized(image: UInt8[np.ndarray, "h w 3"]) -> Picture | None:
@@ -342,18 +353,10 @@ def _best_number(ink: Ink, place: Place, large: bool, energy: float) -> int | No
     template, patch = np.unravel_index(np.argmax(scores), scores.shape)
     expected = templates.reshape(len(scores), -1)[template]
     unexplained = patches[patch] - (patches[patch] @ expected) * expected
-    if _largest_spot(unexplained.reshape(shape)) > _MAX_SPOT:
+    if largest_spot(unexplained.reshape(shape)) > _MAX_SPOT:
         return None
     number_scores = scores.max(1).reshape(-1, MAX_NUMBER + 1).max(0)
     return _clear_winner(number_scores, _MIN_SCORE, _MIN_MARGIN)
-
-
-def _largest_spot(unexplained: Float[np.ndarray, "h w"]) -> float:
-    """Returns how much ink, averaged over a small square, is in excess or missing anywhere.
-
-    A shaky outline leaves thin lines, which average out; a stroke too many or too few does not.
-    """
-    return float(np.abs(ndimage.uniform_filter(unexplained, _SPOT, mode="constant")).max())
 
 
 def _clear_winner(

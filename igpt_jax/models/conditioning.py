@@ -1,4 +1,4 @@
-"""The condition of a picture: a class, a text's features, or nothing but a start vector."""
+"""The condition of a picture: class, attributes, texts, another picture, or nothing at all."""
 
 import dataclasses
 import math
@@ -27,17 +27,98 @@ class TextFeatures:
     is_null: Leaf
 
 
-Condition: TypeAlias = Int[Array, " b"] | TextFeatures | None
-"""Class ids, a text's features, or nothing."""
+@flax.struct.dataclass
+class Caption:
+    """Texts as tokens of the GPT's own sequence.
+
+    Attributes:
+        tokens: int `[b t]`, ids of the caption tokenizer, padded on the right.
+        lengths: int `[b]`, tokens that are no padding, the end included; 0 is the null condition.
+    """
+
+    tokens: Leaf
+    lengths: Leaf
+
+
+@flax.struct.dataclass
+class CondImage:
+    """The pictures that pictures are made from.
+
+    Attributes:
+        tokens: int `[b l]`, in raster order.
+        is_null: bool `[b]`, rows that are made from none.
+    """
+
+    tokens: Leaf
+    is_null: Leaf
+
+
+@flax.struct.dataclass
+class Conditions:
+    """Several conditions at once; those that are None are not asked of the model.
+
+    Attributes:
+        labels: int `[b]`, class ids; the number of classes is the null condition.
+        attributes: int `[b a]`, the value of each attribute; -1 leaves it open.
+        text: `TextFeatures`.
+        caption: `Caption`.
+        image: `CondImage`.
+    """
+
+    labels: Leaf | None = None
+    attributes: Leaf | None = None
+    text: Leaf | None = None
+    caption: Leaf | None = None
+    image: Leaf | None = None
+
+
+Condition: TypeAlias = Int[Array, " b"] | TextFeatures | Conditions | None
+"""Class ids, a text's features, several conditions, or nothing."""
+
+
+def as_conditions(condition: Condition) -> Conditions:
+    """The same as `Conditions`."""
+    match condition:
+        case Conditions():
+            return condition
+        case TextFeatures():
+            return Conditions(text=condition)
+        case _:
+            return Conditions(labels=condition)
 
 
 def null_condition(condition: Condition, num_classes: int) -> Condition:
-    """The same number of rows that ask for nothing, for guidance (Ho & Salimans 2022)."""
-    if condition is None:
-        return None
-    if isinstance(condition, TextFeatures):
-        return dataclasses.replace(condition, is_null=jnp.ones_like(condition.is_null))
-    return jnp.full_like(condition, num_classes)
+    """The same number of rows that ask for nothing, for guidance (Ho & Salimans 2022).
+
+    A picture to make others from is kept, unless it is all that is asked for: guidance then leads
+    to what the text says of it, and not merely to it.
+    """
+    match condition:
+        case None:
+            return None
+        case TextFeatures():
+            return dataclasses.replace(condition, is_null=jnp.ones_like(condition.is_null))
+        case Conditions():
+            return _null_conditions(condition, num_classes)
+        case _:
+            return jnp.full_like(condition, num_classes)
+
+
+def _null_conditions(given: Conditions, num_classes: int) -> Conditions:
+    null: dict[str, Any] = {}
+    if given.labels is not None:
+        null["labels"] = jnp.full_like(given.labels, num_classes)
+    if given.attributes is not None:
+        null["attributes"] = jnp.full_like(given.attributes, -1)
+    if given.text is not None:
+        null["text"] = null_condition(given.text, num_classes)
+    if given.caption is not None:
+        lengths = jnp.zeros_like(given.caption.lengths)
+        null["caption"] = dataclasses.replace(given.caption, lengths=lengths)
+    if given.image is not None and not null:
+        is_null = jnp.ones_like(given.image.is_null)
+        null["image"] = dataclasses.replace(given.image, is_null=is_null)
+    return dataclasses.replace(given, **null)
 
 
 def split_label(labels: Int[Array, " b"], factors: tuple[int, ...]) -> Int[Array, "b p"]:
@@ -127,3 +208,30 @@ class TextEmbedder(nn.Module):
 
     def _dense(self, name: str, axes: tuple[str | None, str | None]) -> nn.Dense:
         return nn.Dense(self.embed_dim, use_bias=False, kernel_init=kernel_init(*axes), name=name)
+
+
+class AttributeEmbedder(nn.Module):
+    """Embeds each attribute as one slot of the prefix; -1, which leaves it open, has a row, too.
+
+    Attributes:
+        sizes: number of values of each attribute.
+        embed_dim: channels `d`.
+    """
+
+    sizes: tuple[int, ...]
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, attributes: Int[Array, "b a"]) -> Float[Array, "b a d"]:
+        """The prefix of each row."""
+        embedded = []
+        for place, size in enumerate(self.sizes):
+            table = self.param(
+                f"embedding_{place}",
+                kernel_init(None, "embed"),
+                (size + 1, self.embed_dim),
+                jnp.float32,
+            )
+            values = attributes[:, place]
+            embedded.append(table[jnp.where(values < 0, size, values)])
+        return jnp.stack(embedded, axis=1)

@@ -10,16 +10,12 @@ import jax.numpy as jnp
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import CausalSelfAttention, KVCache, Rotation
-from igpt_jax.models.conditioning import (
-    ClassEmbedder,
-    Condition,
-    StartEmbedder,
-    TextEmbedder,
-    TextFeatures,
-)
+from igpt_jax.models.cells import caption_first, cell_coordinates, cond_coordinates, of_kind
+from igpt_jax.models.conditioning import Condition, Conditions, as_conditions
 from igpt_jax.models.gpt_config import GPTConfig
 from igpt_jax.models.layers import FeedForward, build_norm, kernel_init
-from igpt_jax.models.rotary import raster_coordinates, rotation
+from igpt_jax.models.prefix import build_prefix, embed_prefix
+from igpt_jax.models.rotary import rotation
 from igpt_jax.partitioning import shard_rows
 from igpt_jax.typing import Array, Bool, Float, Int
 
@@ -97,10 +93,10 @@ class GPT(nn.Module):
         self.token_embedding: Any = self.param(
             "token_embedding",
             kernel_init("vocab", "embed"),
-            (config.vocab_size, config.embed_dim),
+            (config.num_ids, config.embed_dim),
             jnp.float32,
         )
-        self.prefix: Any = build_embedder(config)
+        self.prefix: Any = build_prefix(config)
         if config.positions == "learned":
             self.position_embedding: Any = self.param(
                 "position_embedding",
@@ -112,7 +108,7 @@ class GPT(nn.Module):
             self.target_embedding: Any = self.param(
                 "target_embedding",
                 kernel_init(None, "embed"),
-                (config.seq_len, config.embed_dim),
+                (config.num_cells, config.embed_dim),
                 jnp.float32,
             )
         self.embed_dropout = nn.Dropout(config.embed_dropout)
@@ -129,7 +125,7 @@ class GPT(nn.Module):
         self.head: Any = self.param(
             "head",
             nn.with_logical_partitioning(nn.initializers.zeros, ("embed", "vocab")),
-            (config.embed_dim, config.vocab_size),
+            (config.embed_dim, config.head_size),
             jnp.float32,
         )
 
@@ -139,6 +135,7 @@ class GPT(nn.Module):
         condition: Condition = None,
         *,
         order: Int[Array, "#b s_plus_1"] | None = None,
+        padding: Int[Array, " b"] | None = None,
         coordinates: Int[Array, "#b s 3"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "b s_plus_1 v"]:
@@ -148,17 +145,21 @@ class GPT(nn.Module):
             tokens: ids in raster order, or that of `order`; all but the last one for training, or
                 fewer.
             condition: class ids, of which `config.num_classes` is the null condition; features
-                of texts for models that take texts; None for unconditional models.
-            order: cells (raster indices) of the given tokens and of the one after them, of models
-                of any order; None for raster order.
+                of texts for models that take texts; `Conditions` for several; None for
+                unconditional models.
+            order: cells (see `cells`) of the given tokens and of the one after them, of models of
+                any order; None for raster order.
+            padding: how many of the first cells are padding, where `order` has captions first.
             coordinates: (time, row, column) of each given token; None for those of the order.
             deterministic: no dropout when true.
 
         Returns:
             float32 logits; `logits[:, i]` predicts `tokens[:, i]`.
         """
-        hidden, _ = self._sequence(tokens, condition, order, coordinates, None, deterministic)
-        return self._logits(hidden[:, self.config.prefix_len - 1 :])
+        hidden, targets, _ = self._sequence(
+            tokens, condition, order, padding, coordinates, None, deterministic
+        )
+        return self._logits(hidden, targets)
 
     def prefill(
         self,
@@ -169,9 +170,11 @@ class GPT(nn.Module):
         coordinates: Int[Array, "#b s 3"] | None = None,
     ) -> tuple[Float[Array, "b v"], KVCache]:
         """Fills an empty cache with the condition and s >= 0 known tokens; predicts token s."""
-        hidden, filled = self._sequence(tokens, condition, order, coordinates, kv_cache, True)
+        hidden, targets, filled = self._sequence(
+            tokens, condition, order, None, coordinates, kv_cache, True
+        )
         assert filled is not None
-        return self._logits(hidden[:, -1]), filled
+        return self._logits(hidden[:, -1], targets[:, -1]), filled
 
     def decode_step(
         self,
@@ -189,44 +192,88 @@ class GPT(nn.Module):
             embedded = embedded + self.target_embedding[order[:, 1:]].astype(embedded.dtype)
         hidden, filled = self._blocks(embedded, coordinates, kv_cache, kv_cache.prefix_mask, True)
         assert filled is not None
-        return self._logits(hidden[:, 0]), filled
+        return self._logits(hidden[:, 0], order[:, 1]), filled
 
     def _sequence(
         self,
         tokens: Int[Array, "b s"],
         condition: Condition,
         order: Int[Array, "#b s_plus_1"] | None,
+        padding: Int[Array, " b"] | None,
         coordinates: Int[Array, "#b s 3"] | None,
         kv_cache: KVCache | None,
         deterministic: bool,
-    ) -> tuple[Float[Array, "b q d"], KVCache | None]:
-        """Runs the condition and the tokens behind it through the blocks."""
-        config = self.config
-        check_condition(config, condition)
-        prefix = self.prefix(tokens.shape[0] if condition is None else condition)
-        if config.positions == "learned":
-            prefix = prefix + self.position_embedding[: config.prefix_len]
-        order = self._order(order, 0, tokens.shape[1])
+    ) -> tuple[Float[Array, "b s_plus_1 d"], Int[Array, "#b s_plus_1"], KVCache | None]:
+        """Runs the condition and the tokens behind it through the blocks.
+
+        Returns what predicts each token and the one after them, and their cells.
+        """
+        config, asked, (batch_size, s) = self.config, as_conditions(condition), tokens.shape
+        check_condition(config, asked)
+        order, words = self._order(order, 0, s), 0
         if coordinates is None:
             coordinates = self._cells()[order[:, :-1]]
+        if asked.caption is not None:
+            words = config.caption_len
+            caption, cells, padding = caption_first(config, asked.caption)
+            tokens = jnp.concatenate([caption, tokens], axis=1)
+            order = jnp.broadcast_to(order, (batch_size, s + 1))
+            coordinates = jnp.broadcast_to(coordinates, (batch_size, s, 3))
+            coordinates = jnp.concatenate([self._cells()[cells], coordinates], axis=1)
+            order = jnp.concatenate([cells, order], axis=1)
+        targets = order
+        if padding is not None:  # the slot before it all predicts the first cell that is none
+            first = jnp.take_along_axis(order, padding[:, None], axis=1)
+            targets = jnp.concatenate([first, order[:, 1:]], axis=1)
+        lead, lead_coordinates, mask = self._lead(asked, batch_size)
         embedded = self._embed(tokens, coordinates)
-        x = jnp.concatenate([prefix.astype(embedded.dtype), embedded], axis=1)
+        x = jnp.concatenate([lead.astype(embedded.dtype), embedded], axis=1)
         if config.order == "any":
-            targets = self.target_embedding[order].astype(x.dtype)
-            x = x.at[:, config.prefix_len - 1 :].add(targets)
+            embedded_targets = self.target_embedding[targets].astype(x.dtype)
+            x = x.at[:, config.prefix_len - 1 :].add(embedded_targets)
         x = shard_rows(self.embed_dropout(x, deterministic=deterministic))
-        outside = jnp.full_like(
-            coordinates, OUTSIDE, shape=(len(coordinates), config.prefix_len, 3)
-        )
-        coordinates = jnp.concatenate([outside, coordinates], axis=1)
-        prefix_mask = condition.mask if isinstance(condition, TextFeatures) else None
+        rows = len(coordinates)
+        lead_coordinates = jnp.broadcast_to(lead_coordinates, (rows, *lead_coordinates.shape[1:]))
+        coordinates = jnp.concatenate([lead_coordinates, coordinates], axis=1)
+        if padding is not None:
+            seen = jnp.arange(tokens.shape[1]) >= padding[:, None]
+            if mask is None:
+                mask = jnp.ones((batch_size, config.prefix_len), bool)
+            mask = jnp.concatenate([mask, seen], axis=1)
         if kv_cache is not None:
-            kv_cache = dataclasses.replace(kv_cache, prefix_mask=prefix_mask)
-        return self._blocks(x, coordinates, kv_cache, prefix_mask, deterministic)
+            kv_cache = dataclasses.replace(kv_cache, prefix_mask=mask)
+        hidden, kv_cache = self._blocks(x, coordinates, kv_cache, mask, deterministic)
+        hidden = hidden[:, config.prefix_len - 1 :]
+        if padding is not None:
+            is_first = jnp.arange(hidden.shape[1]) == padding[:, None]
+            hidden = jnp.where(is_first[..., None], hidden[:, :1], hidden)
+        return hidden[:, words:], order[:, words:], kv_cache
 
-    def _cells(self) -> Int[Array, "l 3"]:
+    def _lead(
+        self, asked: Conditions, batch_size: int
+    ) -> tuple[Float[Array, "b p d"], Int[Array, "1 p 3"], Bool[Array, "b p"] | None]:
+        """The slots before all cells, their coordinates, and which of them may be seen."""
+        config = self.config
+        prefix, mask = embed_prefix(self.prefix, asked, batch_size)
+        if config.positions == "learned":
+            prefix = prefix + self.position_embedding[: config.prefix_len]
+        outside = jnp.full((1, prefix.shape[1], 3), OUTSIDE)
+        if asked.image is None:
+            return prefix, outside, mask
+        image = self.token_embedding[asked.image.tokens + config.head_size]
+        if mask is None:
+            mask = jnp.ones(prefix.shape[:2], bool)
+        seen = jnp.broadcast_to(~asked.image.is_null[:, None], image.shape[:2])
+        inside = jnp.asarray(cond_coordinates(config))[None]
+        return (
+            jnp.concatenate([prefix, image], axis=1),
+            jnp.concatenate([outside, inside], axis=1),
+            jnp.concatenate([mask, seen], axis=1),
+        )
+
+    def _cells(self) -> Int[Array, "cells 3"]:
         """Coordinates of every cell."""
-        return jnp.asarray(raster_coordinates(self.config.grid_shape))
+        return jnp.asarray(cell_coordinates(self.config))
 
     def _order(
         self, order: Int[Array, "#b s_plus_1"] | None, start: Int[Array, ""] | int, length: int
@@ -267,36 +314,27 @@ class GPT(nn.Module):
         config = self.config
         if config.positions == "learned":
             return None
-        cos, sin = rotation(coordinates, config.head_dim, config.rope_base)
+        cos, sin = rotation(coordinates, config.head_dim, config.rope_base, in_time=config.in_time)
         in_grid = coordinates[..., 1:2] != OUTSIDE
         outside_cos = 1.0 if config.prefix_rotation == "identity" else 0.0
         return jnp.where(in_grid, cos, outside_cos), jnp.where(in_grid, sin, 0.0)
 
-    def _logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+    def _logits(
+        self, hidden: Float[Array, "*b d"], cells: Int[Array, "*#b"]
+    ) -> Float[Array, "*b v"]:
+        """Logits of the tokens in some cells."""
         hidden = self.norm(hidden)
         head = self.head.astype(hidden.dtype)
         logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+        if self.config.caption_len:
+            logits = of_kind(self.config, logits, cells)
         return shard_rows(logits, last_axis="tensor")
 
 
-def build_embedder(config: GPTConfig) -> ClassEmbedder | TextEmbedder | StartEmbedder:
-    """The module that turns a condition to the prefix."""
-    if config.text_len:
-        return TextEmbedder(config.text_len, config.text_dim, config.embed_dim)
-    if config.num_classes:
-        return ClassEmbedder(config.num_classes, config.class_factors, config.embed_dim)
-    return StartEmbedder(config.embed_dim)
-
-
-def check_condition(config: GPTConfig, condition: Condition) -> None:
-    """Refuses a condition of another kind than the model's."""
-    wanted = "features of texts" if config.text_len else "labels" if config.num_classes else "none"
-    match condition:
-        case None:
-            got = "none"
-        case TextFeatures():
-            got = "features of texts"
-        case _:
-            got = "labels"
-    if got != wanted:
+def check_condition(config: GPTConfig, asked: Conditions) -> None:
+    """Refuses a condition of another kind than the model's; a caption may be left out."""
+    names = [name for name in vars(asked) if getattr(asked, name) is not None]
+    needed = [name for name in config.kinds if name != "caption"]
+    if not set(needed) <= set(names) <= set(config.kinds):
+        wanted, got = (" and ".join(kinds) or "none" for kinds in (config.kinds, names))
         raise UserError(f"condition: expected {wanted}, as the model was trained with, got {got}")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from igpt_jax.dtypes import DTypeName, resolve_dtype
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import CausalSelfAttention, KVCache
-from igpt_jax.models.conditioning import ClassEmbedder, Condition, TextFeatures
+from igpt_jax.models.conditioning import ClassEmbedder, Condition, Conditions, TextFeatures
 from igpt_jax.models.layers import FeedForward, LayerNorm, kernel_init, zeros_init
 from igpt_jax.partitioning import shard_rows
 from igpt_jax.typing import Array, Float, Int
@@ -288,7 +288,7 @@ class RAR(nn.Module):
         deterministic: bool,
     ) -> tuple[Float[Array, "b q v"], KVCache | None]:
         """Runs the prefix and the tokens behind it through the blocks."""
-        if condition is None or isinstance(condition, TextFeatures):
+        if condition is None or isinstance(condition, (TextFeatures, Conditions)):
             got = "none" if condition is None else "features of texts"
             raise UserError(f"condition: expected labels, as the model was trained with, got {got}")
         num_slots = self.config.prefix_len + tokens.shape[1]

@@ -8,9 +8,12 @@ import numpy as np
 
 from igpt_jax.data.geometry import center_crop
 from igpt_jax.data.images import BrokenImageError, decode_image
+from igpt_jax.data.video_files import contact_sheet, write_video
 from igpt_jax.errors import UserError
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.typing import Bool, UInt8
+
+VIDEO_SUFFIXES = (".gif", ".mp4")
 
 
 def read_image(path: Path, image_size: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -19,12 +22,26 @@ def read_image(path: Path, image_size: int) -> UInt8[np.ndarray, "s s 3"]:
     Raises:
         UserError: no file, or no picture in it.
     """
+    return center_crop(_read(path), image_size)
+
+
+def _read(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        return center_crop(decode_image(path.read_bytes()), image_size)
+        return decode_image(path.read_bytes())
     except BrokenImageError as error:
         raise UserError(f"{path}: expected a picture: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: expected a picture: {error.strerror}") from error
+
+
+def read_cond_image(path: Path, image_size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a picture to make others from; a small one stays small.
+
+    Raises:
+        UserError: no file, or no picture in it.
+    """
+    image = _read(path)
+    return image if min(image.shape[:2]) < image_size else center_crop(image, image_size)
 
 
 def read_mask(path: Path, image_size: int) -> Bool[np.ndarray, "s s"]:
@@ -37,6 +54,13 @@ def read_mask(path: Path, image_size: int) -> Bool[np.ndarray, "s s"]:
     if not mask.any():
         raise UserError(f"{path}: expected white where the picture is drawn anew, got none")
     return mask
+
+
+def side_by_side(videos: UInt8[np.ndarray, "n t h w 3"]) -> UInt8[np.ndarray, "t gh gw 3"]:
+    """Several videos as one: each frame is a grid of theirs."""
+    if len(videos) == 1:
+        return videos[0]
+    return np.stack([image_grid(frames) for frames in np.moveaxis(videos, 1, 0)])
 
 
 def complete_settings(
@@ -58,25 +82,43 @@ def complete_settings(
 
 def check_output(path: Path) -> None:
     """Refuses a path that `write_images` cannot write."""
-    if path.suffix.lower() not in ("", ".png", ".npz"):
+    if path.suffix.lower() not in ("", ".png", ".npz", *VIDEO_SUFFIXES):
         raise UserError(
-            f"--out: expected FILE.png, FILE.npz or a directory, got the suffix {path.suffix}"
+            "--out: expected FILE.png, FILE.npz, a directory or, of videos, FILE.gif or FILE.mp4, "
+            f"got the suffix {path.suffix}"
         )
 
 
 def write_images(
-    path: Path, images: UInt8[np.ndarray, "n h w 3"], settings: Sequence[Mapping[str, Any]]
+    path: Path,
+    images: UInt8[np.ndarray, "n *t h w 3"],
+    settings: Sequence[Mapping[str, Any]],
+    fps: float = 4.0,
 ) -> None:
     """Writes a grid (.png), arrays (.npz) or, to a path without suffix, one PNG a picture.
 
-    Each picture's seed, index and settings go into the PNG's text chunk `igpt_jax`, or beside the
+    Videos are a row of the grid, one GIF a video, or, side by side, one .gif or .mp4. Each
+    picture's seed, index and settings go into the PNG's text chunk `igpt_jax`, or beside the
     arrays.
 
     Raises:
         UserError: another suffix.
     """
     check_output(path)
-    match path.suffix.lower():
+    suffix, is_video = path.suffix.lower(), images.ndim == 5
+    if suffix in VIDEO_SUFFIXES:
+        if not is_video:
+            raise UserError(f"--out: expected FILE.png for pictures, got the suffix {suffix}")
+        write_video(path, side_by_side(images), fps)
+        return
+    if is_video and suffix == "":
+        for entry, video in zip(settings, images, strict=True):
+            write_video(path / f"{entry['index']:05d}.gif", video, fps)
+        return
+    if is_video and suffix == ".png":
+        save_png(path, contact_sheet(images), {"images": list(settings)})
+        return
+    match suffix:
         case ".png":
             labels = [entry["label"] for entry in settings]
             captions = None

@@ -12,9 +12,9 @@ import numpy as np
 
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import grow_kv_cache, init_kv_cache
-from igpt_jax.models.conditioning import Condition, null_condition
-from igpt_jax.models.gpt import GPT
-from igpt_jax.models.rar import RAR
+from igpt_jax.models.conditioning import Condition, Conditions, null_condition
+from igpt_jax.models.gpt import GPT, GPTConfig
+from igpt_jax.models.rar import RAR, RARConfig
 from igpt_jax.sampling.guidance import GuidanceSchedule, guidance_scales
 from igpt_jax.sampling.logits import draw, guide
 from igpt_jax.typing import Array, Bool, Float, Int, Key, Leaf, Params
@@ -129,31 +129,35 @@ def generate(
     condition: Condition,
     sampling: SamplingParams,
     prompt: Int[Array, "b s"] | None = None,
-    known: tuple[Int[Array, "b l"], Bool[Array, "b l"]] | None = None,
+    known: tuple[Int[Array, "b s_all"], Bool[Array, "b s_all"]] | None = None,
     negative: Condition = None,
-    order: Int[Array, "b l"] | None = None,
-) -> Int[Array, "b l"]:
-    """Draws whole pictures of tokens.
+    order: Int[Array, "b s_all"] | None = None,
+) -> Int[Array, "b s_all"]:
+    """Draws whole pictures of tokens, or captions behind them.
 
     Args:
         model: the GPT (static).
         params: its parameters.
         keys: one key a picture; row i depends on `keys[i]` alone.
-        condition: class ids or features of texts, None for an unconditional model.
+        condition: class ids, features of texts or `Conditions`, None for none.
         sampling: how to draw.
         prompt: the first s tokens in raster order, kept as they are; None draws all.
         known: tokens, and which of them are kept as they are wherever they lie. A token that is
             drawn follows those before it in raster order, known or drawn.
         negative: what guidance leads away from; None for the null condition.
         order: cells in the order in which they are drawn, for models of any order; `prompt` and
-            `known` are in this order, too. None for raster order.
+            `known` are in this order, too. None for raster order. A caption is drawn where its
+            cells are among them.
 
     Returns:
-        Tokens in raster order.
+        Tokens by their cells: in raster order, and then of the caption.
     """
     config, batch_size = model.config, keys.shape[0]
     if prompt is None:
         prompt = jnp.zeros((batch_size, 0), jnp.int32)
+    lead = _lead_slots(config, condition)
+    if order is None and lead != config.prefix_len:
+        order = jnp.tile(jnp.arange(config.seq_len), (batch_size, 1))
     fed_prompt, cfg_scale = prompt, None if condition is None else sampling.cfg_scale
     if cfg_scale is not None:
         away = null_condition(condition, config.num_classes) if negative is None else negative
@@ -189,13 +193,11 @@ def generate(
         tokens = choose(logits, position)
         return (tokens, kv_cache), tokens
 
-    start = prompt.shape[1]
-    if start >= config.seq_len:
-        raise UserError(
-            f"prompt: expected fewer than the {config.seq_len} tokens of a picture, got {start}"
-        )
+    start, length = prompt.shape[1], config.seq_len if order is None else order.shape[1]
+    if start >= length:
+        raise UserError(f"prompt: expected fewer than the {length} tokens in all, got {start}")
     # The cache grows in stages, so that early tokens do not read slots that are still empty.
-    capacities = [c for c in _capacities(config.num_slots) if c >= config.prefix_len + start]
+    capacities = [c for c in _capacities(lead + length - 1) if c >= lead + start]
     empty = init_kv_cache(config, fed_prompt.shape[0], capacities[0])
     filled: Any = model.apply(
         variables, fed_prompt, condition, empty, method="prefill", **cells(0, start)
@@ -204,7 +206,7 @@ def generate(
     tokens = choose(logits, jnp.int32(start))
     drawn, position = [tokens[None]], start + 1
     for capacity in capacities:
-        end = capacity - config.prefix_len + 1
+        end = capacity - lead + 1
         carry = (tokens, grow_kv_cache(kv_cache, capacity))
         (tokens, kv_cache), part = jax.lax.scan(step, carry, jnp.arange(position, end))
         drawn, position = [*drawn, part], end
@@ -212,6 +214,13 @@ def generate(
     if order is None:
         return sequence
     return jnp.take_along_axis(sequence, jnp.argsort(order, axis=1), axis=1)
+
+
+def _lead_slots(config: GPTConfig | RARConfig, condition: Condition) -> int:
+    """Slots before the first cell that is drawn or known."""
+    if isinstance(condition, Conditions) and condition.caption is not None:
+        return config.prefix_len + condition.caption.tokens.shape[1]
+    return config.prefix_len
 
 
 def _capacities(num_slots: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Files of the package `tokenizers`: read, searched for pad and end, trained on captions.
 
 Byte-level BPE: Sennrich et al. 2016 (section 3.2) on the bytes of UTF-8, cut to words as GPT-2 does
-(Radford et al. 2019, section 2.2). It has no unknown characters.
+(Radford et al. 2019, section 2.2), with digits apart (Chowdhery et al. 2022, PaLM, section 2), so
+that 42 and 47 share their 4. It has no unknown characters.
 """
 
 import os
@@ -19,6 +20,10 @@ END: Final = "</s>"
 
 MIN_VOCAB_SIZE: Final = 258  # every byte, pad and end
 
+INSTALL: Final = "pip install 'igpt_jax[text]'"
+_INSTALL_OR_BYTES: Final = f"{INSTALL} or use ByteTokenizerConfig()"
+_NAME: Final = "caption tokenizer"
+
 # The first that a file has is taken. GPT-2's file ends texts with what Qwen's pads them with.
 _END_NAMES: Final = (
     END, "<eos>", "[EOS]", "[SEP]", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>",
@@ -30,55 +35,69 @@ _PAD_NAMES: Final = (
 )  # fmt: skip
 
 
-def check_text(text: Any) -> None:
+def check_text(text: Any, name: str = _NAME, remedy: str = "remove it") -> None:
     """Refuses what has no UTF-8, for which the package names no reason.
+
+    Args:
+        text: what is to be encoded.
+        name: who refuses it, for the error.
+        remedy: what the error advises against half a pair.
 
     Raises:
         UserError: something else than a text, or half a surrogate pair.
     """
     if not isinstance(text, str):
         raise UserError(
-            f"caption tokenizer: expected texts, got {text!r} among them; leave out examples "
-            "without a caption or give them an empty text"
+            f"{name}: expected texts, got {text!r} among them; leave out examples without a "
+            "caption or give them an empty text"
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"caption tokenizer: expected Unicode text, got {text!r} with half a surrogate pair at "
-            f"character {error.start}; remove it"
+            f"{name}: expected Unicode text, got {text!r} with half a surrogate pair at character "
+            f"{error.start}; {remedy}"
         ) from error
 
 
-def read_backend(path: str | os.PathLike[str]) -> Any:
+def read_backend(
+    path: str | os.PathLike[str],
+    name: str = _NAME,
+    remedy: str = "write one with train_bpe",
+    install: str = _INSTALL_OR_BYTES,
+) -> Any:
     """The `tokenizers.Tokenizer` of a file; it neither pads nor truncates.
 
     Args:
         path: the file, or `hub:ORG/NAME/tokenizer.json`.
+        name: who reads it, for errors.
+        remedy: where errors say that a good file comes from.
+        install: what the error advises where the package is missing.
 
     Raises:
         UserError: the package `tokenizers` or the file is missing, or the file is damaged, of
             another format or without a vocabulary.
     """
-    package = _package()
+    package = _package(name, install)
     path = resolve_weights(path)
+    if path.suffix == ".model":
+        raise UserError(
+            f"{name} {path}: expected a tokenizer.json, got a SentencePiece model; save it again "
+            "with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
     if not path.is_file():
         raise UserError(
-            f"caption tokenizer {path}: expected a tokenizer.json, found none; check the path or "
-            "write one with train_bpe"
+            f"{name} {path}: expected a tokenizer.json, found none; check the path or {remedy}"
         )
     try:
         backend = package.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises nothing narrower
         raise UserError(
-            f"caption tokenizer {path}: expected a tokenizer.json, got a damaged file or another "
-            "format; download it again or write one with train_bpe"
+            f"{name} {path}: expected a tokenizer.json, got a damaged file or another format; "
+            f"download it again or {remedy}"
         ) from error
     if not backend.get_vocab_size():
-        raise UserError(
-            f"caption tokenizer {path}: expected a vocabulary, got an empty one; write one with "
-            "train_bpe"
-        )
+        raise UserError(f"{name} {path}: expected a vocabulary, got an empty one; {remedy}")
     backend.no_padding()  # settings of whoever saved the file
     backend.no_truncation()
     return backend
@@ -152,7 +171,12 @@ def train_bpe(captions: Iterable[str], vocab_size: int, path: str | os.PathLike[
     _check_place(path)
     backend = package.Tokenizer(package.models.BPE())
     backend.normalizer = package.normalizers.NFC()
-    backend.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = package.pre_tokenizers.Sequence(
+        [
+            package.pre_tokenizers.Split(package.Regex(" ?[0-9]"), "isolated"),
+            package.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     backend.decoder = package.decoders.ByteLevel()
     trainer = package.trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -204,13 +228,10 @@ def _checked(captions: Iterable[str]) -> Iterator[str]:
         raise UserError("train_bpe: expected captions, got none; check the source of the captions")
 
 
-def _package() -> Any:
+def _package(name: str = _NAME, install: str = _INSTALL_OR_BYTES) -> Any:
     try:
         import tokenizers  # pyrefly: ignore[missing-import]
         import tokenizers.trainers  # pyrefly: ignore[missing-import]
     except ImportError as error:
-        raise UserError(
-            "caption tokenizer: expected the package tokenizers, got none; "
-            "pip install 'igpt_jax[text]' or use ByteTokenizerConfig()"
-        ) from error
+        raise UserError(f"{name}: expected the package tokenizers, got none; {install}") from error
     return tokenizers

@@ -5,15 +5,26 @@ The shape letter `t` stands for slots of text.
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from igpt_jax.errors import UserError
-from igpt_jax.text.bpe import check_text, pad_and_end, read_backend, write_backend
+from igpt_jax.text.bpe import (
+    MIN_VOCAB_SIZE,
+    check_text,
+    pad_and_end,
+    read_backend,
+    train_bpe,
+    write_backend,
+)
 from igpt_jax.typing import Array, Bool, Int
+
+CAPTION_TOKENIZER: Final = "caption_tokenizer.json"
+"""The file of a model's caption tokenizer, in its directory."""
 
 _BYTES: Final = 256
 
@@ -103,20 +114,82 @@ class BPETokenizerConfig:
     end: str | None = None
 
 
-CaptionTokenizerConfig: TypeAlias = ByteTokenizerConfig | BPETokenizerConfig
+@dataclass(frozen=True)
+class TrainedBPEConfig:
+    """A BPE that a run trains on the captions of its training pictures, see `train_bpe`.
+
+    Attributes:
+        vocab_size: ids, pad and end included.
+    """
+
+    vocab_size: int = 1_024
+
+    def __post_init__(self) -> None:
+        """Refuses fewer ids than there are bytes."""
+        if self.vocab_size < MIN_VOCAB_SIZE:
+            raise UserError(
+                f"caption_tokenizer.vocab_size: expected at least {MIN_VOCAB_SIZE}, for every "
+                f"byte, pad and end, got {self.vocab_size}"
+            )
 
 
-def build_caption_tokenizer(config: CaptionTokenizerConfig) -> CaptionTokenizer:
-    """Return the tokenizer of a config.
+CaptionTokenizerConfig: TypeAlias = ByteTokenizerConfig | BPETokenizerConfig | TrainedBPEConfig
+
+
+def caption_vocab_size(config: CaptionTokenizerConfig) -> int:
+    """Number of ids that a model must have for a tokenizer's captions.
 
     Raises:
         UserError: the file or the package that it needs is missing or damaged.
     """
     match config:
         case ByteTokenizerConfig():
+            return ByteTokenizer.vocab_size
+        case BPETokenizerConfig():
+            return BPETokenizer(config).vocab_size
+        case TrainedBPEConfig():
+            return config.vocab_size
+
+
+def load_caption_tokenizer(config: CaptionTokenizerConfig, directory: Path) -> CaptionTokenizer:
+    """Return the tokenizer of a model, whose file is kept in the model's directory.
+
+    Raises:
+        UserError: the file or the package that it needs is missing or damaged.
+    """
+    path = str(directory / CAPTION_TOKENIZER)
+    match config:
+        case ByteTokenizerConfig():
             return ByteTokenizer(config)
         case BPETokenizerConfig():
-            return BPETokenizer(config)
+            return BPETokenizer(replace(config, path=path))
+        case TrainedBPEConfig():
+            return BPETokenizer(BPETokenizerConfig(path))
+
+
+def keep_caption_tokenizer(
+    config: CaptionTokenizerConfig, directory: Path, captions: Iterable[str]
+) -> None:
+    """Writes a tokenizer's file into the directory of a model; a BPE is trained if need be.
+
+    Args:
+        config: which tokenizer.
+        directory: of the model; a file that is there stays.
+        captions: to train on.
+
+    Raises:
+        UserError: the file or the package that it needs is missing or damaged.
+    """
+    path = directory / CAPTION_TOKENIZER
+    if path.is_file():
+        return
+    match config:
+        case ByteTokenizerConfig():
+            return
+        case BPETokenizerConfig():
+            BPETokenizer(config).save(path)
+        case TrainedBPEConfig():
+            train_bpe(captions, config.vocab_size, path)
 
 
 class ByteTokenizer:

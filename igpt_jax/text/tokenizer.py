@@ -9,12 +9,14 @@ from typing import Any, Final
 import numpy as np
 
 from igpt_jax.errors import UserError
-from igpt_jax.interop.weights import resolve_weights
+from igpt_jax.text.bpe import INSTALL, check_text, read_backend
 from igpt_jax.typing import Bool, Int
 
 PAD_ID: Final = 0
 _PAD: Final = "<pad>"
 _END: Final = "</s>"
+_NAME: Final = "text tokenizer"
+_REMEDY: Final = "give the file published with the text encoder"
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ class TextTokenizer:
             UserError: no slot, one bare string, or a text that is not Unicode.
         """
         if length < 1:
-            raise UserError(f"text tokenizer: expected a length of at least 1, got {length}")
+            raise UserError(f"{_NAME}: expected a length of at least 1, got {length}")
         if isinstance(texts, str):
-            raise UserError(f"text tokenizer: expected a list of texts, got {texts!r}; pass [text]")
+            raise UserError(f"{_NAME}: expected a list of texts, got {texts!r}; pass [text]")
         tokens = np.full((len(texts), length), PAD_ID, np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, text in enumerate(texts):
@@ -65,13 +67,7 @@ class TextTokenizer:
         return tokens, mask
 
     def _ids(self, text: str) -> list[int]:
-        try:
-            text.encode()  # the backend names no reason
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"text tokenizer: expected Unicode text, got {text!r} with half a surrogate pair "
-                f"at character {error.start}; remove it or call clean_caption first"
-            ) from error
+        check_text(text, _NAME, "remove it or call clean_caption first")
         return self.backend.encode(text, add_special_tokens=False).ids
 
 
@@ -85,34 +81,11 @@ def load_text_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
         UserError: the package `tokenizers` or the file is missing, or the file is damaged, of
             another format or of another model.
     """
-    try:
-        from tokenizers import Tokenizer  # pyrefly: ignore[missing-import]
-    except ImportError as error:
-        raise UserError(
-            "text tokenizer: expected the package tokenizers, got none; "
-            "pip install 'igpt_jax[text]'"
-        ) from error
-    path = resolve_weights(path)
-    if path.suffix == ".model":
-        raise UserError(
-            f"text tokenizer {path}: expected a tokenizer.json, got a SentencePiece model; save it "
-            "again with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
-    if not path.is_file():
-        raise UserError(f"text tokenizer {path}: expected a tokenizer.json, found none; check path")
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing narrower
-        raise UserError(
-            f"text tokenizer {path}: expected a tokenizer.json, got a damaged file or another "
-            "format; download it again"
-        ) from error
+    backend = read_backend(path, _NAME, _REMEDY, INSTALL)
     end_id = backend.token_to_id(_END)
     if end_id is None or backend.token_to_id(_PAD) != PAD_ID:
         raise UserError(
-            f"text tokenizer {path}: expected T5's, with {_PAD} as id {PAD_ID} and {_END}, got "
-            f"another model's; give the file published with the text encoder"
+            f"{_NAME} {path}: expected T5's, with {_PAD} as id {PAD_ID} and {_END}, got another "
+            f"model's; {_REMEDY}"
         )
-    backend.no_padding()  # settings of whoever saved the file
-    backend.no_truncation()
     return TextTokenizer(backend, end_id)

@@ -87,6 +87,11 @@ def decode(
     return tokenizer.apply({"params": params}, tokens, method="decode")
 
 
+def sees_time(tokenizer: ImageTokenizer) -> bool:
+    """Whether a tokenizer takes videos as they are, and not one frame at a time."""
+    return getattr(getattr(tokenizer, "config", None), "num_frames", 1) > 1
+
+
 def to_pixels(images: UInt8[Array, "*n"] | UInt8[np.ndarray, "*n"]) -> Float[Array, "*n"]:
     """Return pixels in [-1, 1] of bytes, in a compiled program; `to_bytes` inverts it."""
     return jnp.asarray(images, jnp.float32) / 127.5 - 1

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
+from damage import errors_of_damage
 
 from igpt_jax.errors import UserError
 from igpt_jax.interop.lazy_arrays import DTYPES
@@ -97,19 +98,8 @@ def test_truncated_files(path):
 def test_damaged_files(tmp_path):
     path = tmp_path / "a.msgpack"
     small = {"params": {"w": VARIABLES["params"]["half"]}, "step": 7, "other": VARIABLES["other"]}
-    whole, draws = flax.serialization.msgpack_serialize(small), np.random.default_rng(0)
-    messages = []
-    for _ in range(300):
-        damaged = bytearray(whole)
-        for place in draws.integers(len(whole), size=2):
-            damaged[place] = draws.integers(256)
-        path.write_bytes(damaged)
-        try:
-            dict(open_msgpack(path))
-        except UserError as error:
-            messages.append(str(error))
-    assert len(messages) > 30
-    assert not any("\n" in message or "TypeCheckError" in message for message in messages)
+    whole = flax.serialization.msgpack_serialize(small)
+    assert len(errors_of_damage(path, whole, lambda: dict(open_msgpack(path)))) > 30
 
 
 def array_of(shape, dtype, data):

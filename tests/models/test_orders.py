@@ -9,7 +9,7 @@ import pytest
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import init_kv_cache
 from igpt_jax.models.gpt import GPT, GPTConfig
-from igpt_jax.models.orders import HIDDEN_SHARES, known_first, random_known
+from igpt_jax.models.orders import OrdersConfig, known_first, random_known
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 
 RASTER = GPTConfig(
@@ -52,9 +52,11 @@ def test_known_cells_come_first_in_raster_order():
 
 
 def test_what_training_hides():
-    known = np.asarray(random_known(jax.random.key(0), 4_000, (4, 6))).reshape(-1, 4, 6)
+    known = np.asarray(random_known(jax.random.key(0), 4_000, (4, 6), OrdersConfig())).reshape(
+        -1, 4, 6
+    )
     nothing = (~known).all(axis=(1, 2))
-    assert HIDDEN_SHARES["everything"] < nothing.mean() < 0.5  # a rectangle may be everything, too
+    assert OrdersConfig().everything < nothing.mean() < 0.5  # a rectangle may be everything, too
     assert (known.mean(axis=0) > 0.25).all()  # no cell is always hidden
     hidden = known == 0
 
@@ -63,7 +65,7 @@ def test_what_training_hides():
         return (cells == rows[:, None] & columns).all()
 
     boxes = np.array([is_box(cells) for cells in hidden])
-    assert boxes.mean() > HIDDEN_SHARES["rectangle"]
+    assert boxes.mean() > OrdersConfig().rectangle
     left, top = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
     left[:, :3], top[:2] = True, True
     for half in (left, ~left, top, ~top):

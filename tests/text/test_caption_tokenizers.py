@@ -24,7 +24,10 @@ from igpt_jax.text.caption_tokenizers import (
     ByteTokenizerConfig,
     CaptionTokenizer,
     CaptionTokenizerConfig,
-    build_caption_tokenizer,
+    TrainedBPEConfig,
+    caption_vocab_size,
+    keep_caption_tokenizer,
+    load_caption_tokenizer,
 )
 
 PACKAGE = "tokenizers.tokenizers"  # see test_text_tokenizer.py
@@ -297,14 +300,23 @@ class Holder:
     text: CaptionTokenizerConfig
 
 
-def test_configs_are_written_and_read_and_built(path):
-    for config in (ByteTokenizerConfig(normalize=False), BPETokenizerConfig(str(path), end="</s>")):
+def test_configs_are_written_and_read_and_built(path, tmp_path):
+    kinds = (
+        ByteTokenizerConfig(normalize=False),
+        BPETokenizerConfig(str(path), end="</s>"),
+        TrainedBPEConfig(300),
+    )
+    for number, config in enumerate(kinds):
+        directory = tmp_path / str(number)
+        directory.mkdir()
         values = json.loads(json.dumps(to_dict(Holder(config))))
         assert from_dict(Holder, values) == Holder(config)
         assert from_dict(type(config), values["text"]) == config
-        built = build_caption_tokenizer(config)
+        keep_caption_tokenizer(config, directory, ["a red card", "红桃"])
+        built = load_caption_tokenizer(config, directory)
         assert isinstance(built, CaptionTokenizer)
-        assert built.config == config
+        assert built.vocab_size <= caption_vocab_size(config)
+        assert built.decode(built.encode(["a red 红桃"], 40)[0]) == ["a red 红桃"]
 
 
 @pytest.mark.parametrize(
@@ -347,11 +359,13 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path, captions, vocab_size, na
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "list", "missing", "folder", "no words"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "list", "missing", "folder", "no words", "spiece"]
+)
 def test_a_damaged_file_is_refused(tmp_path, path, damage):
-    damaged = tmp_path / "tokenizer.json"
+    damaged = tmp_path / ("spiece.model" if damage == "spiece" else "tokenizer.json")
     contents = {
-        "cut": path.read_bytes()[:2000], "empty": b"", "list": b"[1, 2]",
+        "cut": path.read_bytes()[:2000], "empty": b"", "list": b"[1, 2]", "spiece": b"\n\x05",
         "no words": b'{"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}',
     }  # fmt: skip
     if damage == "folder":
@@ -366,7 +380,7 @@ def test_a_damaged_file_is_refused(tmp_path, path, damage):
 def test_the_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r"pip install 'igpt_jax\[text\]'"):
-        build_caption_tokenizer(BPETokenizerConfig(str(T5)))
+        caption_vocab_size(BPETokenizerConfig(str(T5)))
     with pytest.raises(UserError, match="got none"):
         train_bpe(["a"], 300, tmp_path / "t.json")
-    assert isinstance(build_caption_tokenizer(ByteTokenizerConfig()), CaptionTokenizer)
+    assert isinstance(load_caption_tokenizer(ByteTokenizerConfig(), tmp_path), CaptionTokenizer)

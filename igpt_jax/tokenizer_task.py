@@ -1,6 +1,5 @@
-"""What the two trained stages minimise and show."""
+"""What training a tokenizer minimises and shows."""
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,7 @@ from igpt_jax.data.images import to_float
 from igpt_jax.data.paths import expand_path
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.grid import image_grid, save_png
-from igpt_jax.losses import bits_per_dim, token_nll
-from igpt_jax.model import Model
-from igpt_jax.models.gpt import GPT
-from igpt_jax.models.orders import known_first, random_known
-from igpt_jax.parameters import generator_inputs, tokenizer_input
+from igpt_jax.parameters import tokenizer_input
 from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.stored import load_tokenizer
 from igpt_jax.tokenizers.adversary import (
@@ -149,48 +144,3 @@ def perceptual_distance(config: RunConfig) -> Partial:
         return cast(Array, LPIPS(dtype=dtype).apply({"params": params}, images, others))
 
     return Partial(distance, params)
-
-
-def gpt_task(model: Model, directory: Path) -> Task:
-    """Next-token prediction."""
-    gpt = model.gpt
-    assert isinstance(gpt, GPT)
-    config = gpt.config
-
-    def init(key: PRNGKey) -> Params:
-        return gpt.init(key, *generator_inputs(gpt))["params"]
-
-    def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
-        labels = batch["label"] if config.num_classes else None
-        tokens, rngs, order = batch["tokens"], {}, None
-        if key is not None:
-            drop_key, dropout_key = jax.random.split(key)
-            if config.order == "any":
-                order_key = jax.random.fold_in(key, 1)
-                order = known_first(random_known(order_key, len(tokens), config.grid_shape))
-                tokens = jnp.take_along_axis(tokens, order, axis=1)
-            rngs = {"dropout": dropout_key}
-            if labels is not None:
-                dropped = jax.random.bernoulli(drop_key, config.cond_drop_prob, labels.shape)
-                labels = jnp.where(dropped, config.num_classes, labels)
-        logits: Any = gpt.apply(
-            {"params": params},
-            tokens[:, :-1],
-            labels,
-            order=order,
-            deterministic=key is None,
-            rngs=rngs,
-        )
-        nats = token_nll(logits, tokens).mean()
-        bits = bits_per_dim(nats, config.seq_len, model.tokenizer.image_size)
-        return nats, {"bits_per_dim": bits}
-
-    def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
-        labels = batch["label"][:NUM_SHOWN] if config.num_classes else None
-        now = dataclasses.replace(model, params=params)
-        images = now.sample(labels, num_images=None if config.num_classes else NUM_SHOWN)
-        captions = None if labels is None else [str(label) for label in labels]
-        grid = image_grid(images, captions=captions)
-        save_png(directory / f"samples-{step:06d}.png", grid, {"step": step, "seed": 0})
-
-    return Task("gpt", init, loss, show=show)

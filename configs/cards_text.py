@@ -1,0 +1,78 @@
+"""Cards from captions in English and Chinese, and captions from cards.
+
+python train.py configs/cards_text.py
+"""
+
+from igpt_jax.config import RunConfig, SamplesConfig
+from igpt_jax.data.cards import CardsConfig
+from igpt_jax.data.transforms import TransformConfig
+from igpt_jax.models.gpt import GPTConfig
+from igpt_jax.models.orders import OrdersConfig
+from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.text.caption_tokenizers import TrainedBPEConfig
+from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
+from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
+from igpt_jax.training.loop import TrainConfig
+from igpt_jax.training.optimizer import OptimizerConfig
+
+
+def get_config() -> RunConfig:
+    """The run."""
+    return RunConfig(
+        data=CardsConfig(
+            num_cards=100_000,
+            num_validation=1_000,
+            max_numbers=3,
+            captions="both",
+            held_out_share=0.1,
+        ),
+        transform=TransformConfig(image_size=64, crop="resize"),
+        tokenizer=AutoencoderConfig(
+            image_size=64,
+            patch_size=8,
+            base_channels=96,
+            channel_multipliers=(1,),
+            num_res_blocks=1,
+            num_decoder_res_blocks=2,
+            latent_channels=96,
+            attention=False,
+            middle=False,
+            quantizer=MovingAverageQuantizerConfig(codebook_size=1_024, code_dim=16),
+        ),
+        tokenizer_training=TrainConfig(
+            num_steps=12_000,
+            global_batch_size=16,
+            optimizer=OptimizerConfig(
+                peak_lr=3e-3, warmup_steps=75, end_lr_ratio=0.02, weight_decay=0.0
+            ),
+            log_every=100,
+            eval_every=3_000,
+            eval_batches=16,
+            picture_every=3_000,
+            checkpoint_every=3_000,
+        ),
+        caption_tokenizer=TrainedBPEConfig(512),
+        orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.2),
+        gpt=GPTConfig(
+            num_layers=6,
+            num_heads=6,
+            embed_dim=192,
+            caption_len=34,
+            order="any",
+            cond_drop_prob=0.0,  # captions that stand last are the null condition's training
+            qk_norm=True,
+        ),
+        gpt_training=TrainConfig(
+            num_steps=16_000,
+            global_batch_size=16,
+            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=200),
+            ema_decay=0.999,
+            log_every=100,
+            eval_every=1_000,
+            eval_batches=16,
+            picture_every=2_000,
+            checkpoint_every=1_000,
+        ),
+        sampling=SamplingConfig(temperature=0.4, cfg_scale=1.5),
+        samples=SamplesConfig(num_images=64, batch_size=64),
+    )

@@ -1,0 +1,62 @@
+"""Colouring: CIFAR-10 pictures from their luma, 8 x 8 tokens of each.
+
+IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_colour.py
+"""
+
+from igpt_jax.config import RunConfig, SamplesConfig
+from igpt_jax.data.condition_images import GreyConfig
+from igpt_jax.data.folders import FolderConfig
+from igpt_jax.data.transforms import TransformConfig
+from igpt_jax.models.gpt import GPTConfig
+from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
+from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
+from igpt_jax.training.loop import TrainConfig
+from igpt_jax.training.optimizer import OptimizerConfig
+
+
+def get_config() -> RunConfig:
+    """The run."""
+    return RunConfig(
+        data=FolderConfig("$IGPT_DATA/cifar10-train.zip", validation_per_class=500),
+        transform=TransformConfig(image_size=32, crop="resize"),
+        cond_image=GreyConfig(),
+        tokenizer=AutoencoderConfig(
+            image_size=32,
+            patch_size=4,
+            base_channels=128,
+            channel_multipliers=(1,),
+            num_res_blocks=1,
+            num_decoder_res_blocks=2,
+            latent_channels=64,
+            attention=False,
+            middle=False,
+            quantizer=MovingAverageQuantizerConfig(codebook_size=1_024, code_dim=8),
+        ),
+        tokenizer_training=TrainConfig(
+            num_steps=4_000,
+            global_batch_size=16,
+            optimizer=OptimizerConfig(
+                peak_lr=1e-3, warmup_steps=100, end_lr_ratio=0.05, weight_decay=0.0
+            ),
+            log_every=100,
+            eval_every=2_000,
+            eval_batches=64,
+            picture_every=2_000,
+            checkpoint_every=2_000,
+        ),
+        gpt=GPTConfig(num_layers=6, num_heads=6, embed_dim=192, cond_image=True, qk_norm=True),
+        gpt_training=TrainConfig(
+            num_steps=6_000,
+            global_batch_size=16,
+            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=200),
+            ema_decay=0.999,
+            log_every=100,
+            eval_every=1_000,
+            eval_batches=32,
+            picture_every=2_000,
+            checkpoint_every=1_000,
+        ),
+        sampling=SamplingConfig(temperature=0.9, top_p=0.95),
+        samples=SamplesConfig(num_images=48),
+    )

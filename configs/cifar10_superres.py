@@ -1,0 +1,18 @@
+"""Super-resolution: CIFAR-10 pictures from ones of half their size, with the tokens of colouring.
+
+IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_superres.py
+"""
+
+import dataclasses
+from pathlib import Path
+
+from igpt_jax.config import RunConfig, load_config_file
+from igpt_jax.data.condition_images import SmallConfig
+
+
+def get_config() -> RunConfig:
+    """The run."""
+    colour = load_config_file(Path(__file__).with_name("cifar10_colour.py"))
+    return dataclasses.replace(
+        colour, cond_image=SmallConfig(factor=2), tokenizer_path="runs/cifar10_colour"
+    )

@@ -1,0 +1,87 @@
+"""The pictures that a run draws at its end, and how faithful they are."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igpt_jax.config import RunConfig
+from igpt_jax.data.cards import CardsConfig, CardSource
+from igpt_jax.data.examples import Source
+from igpt_jax.data.items import to_views
+from igpt_jax.data.transforms import deterministic
+from igpt_jax.evaluation.card_reader import card_accuracy
+from igpt_jax.evaluation.faithfulness import card_faithfulness
+from igpt_jax.grid import image_grid, save_png
+from igpt_jax.model import Model
+from igpt_jax.sampling.output import complete_settings
+
+
+def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) -> dict[str, Any]:
+    """Draws pictures of every class, or of what validation pictures ask for; writes their grid.
+
+    Cards are read back.
+
+    Args:
+        model: what draws.
+        config: the run.
+        path: of the grid.
+        source: the validation pictures.
+
+    Returns:
+        The path, the number of pictures, and how many cards show what was asked for.
+    """
+    num_classes, gpt = config.gpt.num_classes, config.gpt
+    asked: dict[str, Any] = {}
+    count, names = config.samples.num_images, None
+    examples: list[Mapping[str, Any]] = [source[i] for i in range(min(count, len(source)))]
+    if num_classes:
+        labels = list(range(num_classes)) * config.samples.num_per_class
+        asked["labels"], count = labels, len(labels)
+        names = [source.class_names[label] for label in labels]
+    elif gpt.caption_len or gpt.cond_image or gpt.attribute_sizes:
+        count = len(examples)
+    rows = [examples[i % len(examples)] for i in range(count)]
+    if gpt.caption_len:
+        asked["text"] = [row["caption"] for row in rows]
+        names = asked["text"]
+    if gpt.attribute_sizes:
+        asked["attributes"] = [row["attributes"] for row in rows]
+    shown: list[np.ndarray] = []
+    if gpt.cond_image:
+        prepare = to_views(
+            dataclasses.replace(config.encoding, views="one"),
+            deterministic(config.transform),
+            config.cond_image,
+        )
+        views = [prepare(row, np.random.default_rng(0)) for row in rows]
+        asked["cond_images"] = np.concatenate([view["cond_image"] for view in views])
+        shown = [asked["cond_images"], np.concatenate([view["image"] for view in views])]
+    images = model.sample(**asked, num_images=count, seed=config.seed)
+    settings = {**dataclasses.asdict(config.sampling), "seed": config.seed}
+    made_by = complete_settings(settings, asked.get("labels"), count)
+    for entry, text in zip(made_by, asked.get("text", []), strict=False):
+        entry["text"] = text
+    save_png(path, _grid(images, config.samples.columns, names, shown), {"images": made_by})
+    result: dict[str, Any] = {"samples": str(path), "num_samples": len(images)}
+    if isinstance(config.data, CardsConfig) and "labels" in asked:
+        result["card_accuracy"] = card_accuracy(images, np.asarray(asked["labels"]))
+    elif isinstance(source, CardSource) and "text" in asked:
+        cards = [source.card(i % len(examples)) for i in range(count)]
+        result |= {f"card_{k}": v for k, v in card_faithfulness(images, cards).items()}
+    return result
+
+
+def _grid(
+    images: np.ndarray, columns: int, names: list[str] | None, shown: list[np.ndarray]
+) -> np.ndarray:
+    """Videos a row each; pictures made from others between these and the originals."""
+    if images.ndim == 5:
+        return image_grid(images.reshape(-1, *images.shape[2:]), columns=images.shape[1])
+    if shown:
+        conditions, originals = shown
+        rows = np.stack([conditions, images, originals], axis=1)
+        return image_grid(rows.reshape(-1, *images.shape[1:]), columns=12)
+    return image_grid(images, columns or None, names)

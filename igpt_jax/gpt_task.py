@@ -1,0 +1,135 @@
+"""What training a GPT minimises and shows."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax.config import RunConfig
+from igpt_jax.grid import image_grid, save_png
+from igpt_jax.losses import bits_per_dim, token_nll
+from igpt_jax.model import Model
+from igpt_jax.models.cells import arrange, is_word
+from igpt_jax.models.conditioning import Caption, CondImage, Conditions, null_condition
+from igpt_jax.models.gpt import GPT, GPTConfig
+from igpt_jax.models.orders import OrdersConfig, known_first, random_known
+from igpt_jax.parameters import generator_inputs
+from igpt_jax.training.loop import Task
+from igpt_jax.training.steps import Batch
+from igpt_jax.typing import Array, Float, Int, Params, PRNGKey
+
+NUM_SHOWN = 16  # pictures of each grid while training
+
+
+def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
+    """Next-token prediction of pictures, and of their captions."""
+    gpt = model.gpt
+    assert isinstance(gpt, GPT)
+
+    def init(key: PRNGKey) -> Params:
+        return gpt.init(key, *generator_inputs(gpt))["params"]
+
+    def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
+        picture, caption = token_losses(gpt, params, batch, key, config.orders)
+        sub_pixels = gpt.config.num_frames * 3 * model.tokenizer.image_size**2
+        metrics = {"bits_per_dim": bits_per_dim(picture, gpt.config.seq_len, sub_pixels)}
+        if caption is None:
+            return picture, metrics
+        weight = config.caption_loss_weight
+        metrics |= {"picture_nats": picture, "caption_nats": caption}
+        return (1 - weight) * picture + weight * caption, metrics
+
+    def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
+        rows = {name: jnp.asarray(values[:NUM_SHOWN]) for name, values in batch.items()}
+        asked = asked_of(gpt.config, rows)
+        now = dataclasses.replace(model, params=params)
+        tokens = now.sample_tokens(asked, len(rows["tokens"]), model.config.sampling)
+        images = now.decode(tokens)
+        path = directory / f"samples-{step:06d}.png"
+        save_png(path, image_grid(images), {"step": step, "seed": 0})
+
+    return Task("gpt", init, loss, show=show)
+
+
+def token_losses(
+    gpt: GPT, params: Params, batch: Batch, key: PRNGKey | None, orders: OrdersConfig
+) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
+    """Mean negative log-likelihood in nats of picture tokens and of caption tokens.
+
+    Padding is left out of both. Without a key, nothing is random and captions stand first.
+    """
+    config, tokens = gpt.config, batch["tokens"]
+    asked, rngs, order = asked_of(config, batch), {}, None
+    is_last = jnp.zeros(len(tokens), bool)
+    given = asked.caption
+    if key is not None:
+        drop_key, dropout_key = jax.random.split(key)
+        rngs = {"dropout": dropout_key}
+        asked = drop(config, asked, drop_key)
+        if config.order == "any":
+            order_key, last_key = jax.random.split(jax.random.fold_in(key, 1))
+            known = random_known(order_key, len(tokens), config.grid_shape, orders)
+            order = known_first(jnp.tile(known, config.num_frames))
+            is_last = jax.random.bernoulli(last_key, orders.caption_last, is_last.shape)
+    caption, padding = asked.caption, None
+    if caption is not None and given is not None:
+        # Captions that stand last are what is read off a picture, and never dropped.
+        caption = Caption(caption.tokens, jnp.where(is_last, given.lengths, caption.lengths))
+        if order is None:
+            order = jnp.tile(jnp.arange(config.seq_len), (len(tokens), 1))
+        tokens, order, padding = arrange(config, tokens, order, caption, is_last)
+    elif order is not None:
+        tokens = jnp.take_along_axis(tokens, order, axis=1)
+    logits: Any = gpt.apply(
+        {"params": params},
+        tokens[:, :-1],
+        dataclasses.replace(asked, caption=None),
+        order=order,
+        padding=padding,
+        deterministic=key is None,
+        rngs=rngs,
+    )
+    nats = token_nll(logits, tokens)
+    if caption is None:
+        return nats.mean(), None
+    assert order is not None
+    in_caption, counted = is_word(config, order, caption)
+    return _mean(nats, ~in_caption), _mean(nats, counted)
+
+
+def asked_of(config: GPTConfig, batch: Batch) -> Conditions:
+    """What a batch of examples asks of a model."""
+    given: dict[str, Any] = {}
+    if config.num_classes:
+        given["labels"] = batch["label"]
+    if config.attribute_sizes:
+        given["attributes"] = batch["attributes"]
+    if config.caption_len:
+        given["caption"] = Caption(batch["caption"], batch["caption_length"])
+    if config.cond_image:
+        is_null = jnp.zeros(len(batch["tokens"]), bool)
+        given["image"] = CondImage(batch["cond_tokens"], is_null)
+    return Conditions(**given)
+
+
+def drop(config: GPTConfig, asked: Conditions, key: PRNGKey) -> Conditions:
+    """Leaves out the conditions of some rows, and single attributes of others."""
+    if asked.attributes is not None:
+        shape = asked.attributes.shape
+        open_key = jax.random.fold_in(key, 1)
+        is_open = jax.random.bernoulli(open_key, config.attribute_drop_prob, shape)
+        asked = dataclasses.replace(asked, attributes=jnp.where(is_open, -1, asked.attributes))
+    rows = len(jax.tree.leaves(asked)[0]) if jax.tree.leaves(asked) else 0
+    is_dropped = jax.random.bernoulli(key, config.cond_drop_prob, (rows,))
+
+    def choose(null: Array, given: Array) -> Array:
+        return jnp.where(is_dropped.reshape(-1, *[1] * (given.ndim - 1)), null, given)
+
+    return jax.tree.map(choose, null_condition(asked, config.num_classes), asked)
+
+
+def _mean(values: Float[Array, "b s"], counted: Int[Array, "b s"] | Array) -> Float[Array, ""]:
+    return jnp.sum(values * counted) / jnp.maximum(jnp.sum(counted), 1)
