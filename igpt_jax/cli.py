@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": (train, "train a tokenizer and a GPT from a config file"),
         "sample": (sample, "draw pictures of a trained model"),
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
-        "evaluate": (evaluate, "measure how well a tokenizer gives pictures back"),
+        "evaluate": (evaluate, "measure a tokenizer, or how well a model answers"),
         "import": (import_, "bring a published model into a directory that the others take"),
         "export": (export, "write a model as safetensors with a card, for the Hub"),
     }
@@ -338,15 +338,22 @@ def export(argv: list[str]) -> dict[str, Any]:
 
 
 def evaluate(argv: list[str]) -> dict[str, Any]:
-    """Measures the reconstructions of a run's tokenizer: PSNR, SSIM, LPIPS, rFID, code usage."""
+    """Measures a run: its tokenizer's reconstructions, or how well its model answers.
+
+    tokenizer: PSNR, SSIM, LPIPS, rFID, code usage. faithfulness: cards that show what their
+    captions ask for, and captions read off cards. completion: cards with half a number hidden.
+    retrieval: which of 20 captions makes a picture most probable. pairs: pictures made from
+    others. counting: videos of cards that count.
+    """
     parser = _Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
+    measures = ("tokenizer", "faithfulness", "completion", "retrieval", "pairs", "counting")
+    parser.add_argument("--measure", choices=measures, default="tokenizer")
     parser.add_argument("--split", choices=("train", "validation"), default="validation")
-    parser.add_argument("--cond-image", type=Path, help="a picture to make others from")
     parser.add_argument(
-        "--attributes", type=_attributes, help="the value of each attribute, e.g. 3,-1,2; -1 = any"
+        "--num-images", type=int, help="default: all; of what is drawn, the validation pictures"
     )
-    parser.add_argument("--num-images", type=int, help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--batch-size", type=int, default=64)
     weights = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
     parser.add_argument("--lpips", help=f"weights of VGG16, for LPIPS: {weights}")
@@ -356,9 +363,15 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = vars(parser.parse_args(argv))
     args.pop("json")
+    directory, measure, seed = args.pop("directory"), args.pop("measure"), args.pop("seed")
+    if measure != "tokenizer":
+        from igpt_jax.evaluate_answers import evaluate_answers
+
+        given = {name: args[name] for name in ("split", "num_images", "batch_size", "out")}
+        return evaluate_answers(directory, measure, seed=seed, **given)
     from igpt_jax.evaluate import evaluate as evaluate_run
 
-    return evaluate_run(args.pop("directory"), **args)
+    return evaluate_run(directory, **args)
 
 
 def _setting(text: str) -> tuple[str, Any]:

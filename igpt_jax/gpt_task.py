@@ -49,7 +49,9 @@ def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
         tokens = now.sample_tokens(asked, len(rows["tokens"]), model.config.sampling)
         images = now.decode(tokens)
         path = directory / f"samples-{step:06d}.png"
-        save_png(path, image_grid(images), {"step": step, "seed": 0})
+        columns = images.shape[1] if images.ndim == 5 else None
+        frames = images.reshape(-1, *images.shape[-3:])
+        save_png(path, image_grid(frames, columns), {"step": step, "seed": 0})
 
     return Task("gpt", init, loss, show=show)
 

@@ -22,7 +22,7 @@ from igpt_jax.models.orders import known_first
 from igpt_jax.models.var import VAR
 from igpt_jax.programs import decode_tokens, encode_images, in_parts, sequence_log_likelihood
 from igpt_jax.sampling.guidance import GuidanceSchedule
-from igpt_jax.sampling.known import known_tokens
+from igpt_jax.sampling.known import known_tokens, scattered_tokens
 from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
 from igpt_jax.sampling.scales import generate_scales
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer
@@ -70,6 +70,7 @@ class Model:
         images: ArrayLike | None = None,
         keep: float = 0.5,
         mask: ArrayLike | None = None,
+        vary: float | None = None,
         image_size: int | None = None,
         attributes: ArrayLike | None = None,
         cond_images: ArrayLike | None = None,
@@ -99,6 +100,8 @@ class Model:
             keep: share of the rows of tokens, from the top, that is kept of `images`.
             mask: bool [h w] or [b h w], true where `images` are drawn anew, instead of `keep`. A
                 token is drawn anew if any of its pixels is; the others are kept exactly.
+            vary: share of the tokens of `images` that are drawn anew, here and there, instead of
+                `keep`: variations of a picture.
             image_size: pixels a side of the result, if not the model's; bicubic.
             attributes: whole numbers [a] or [b a], the value of each attribute; -1 for any.
             cond_images: uint8 [b h w 3], what pictures are made from. A model that was trained on
@@ -134,7 +137,7 @@ class Model:
         condition = self._condition(count, labels, text, attributes, cond_images)
         known = None
         if images is not None:
-            known = self._known(images, mask, keep)
+            known = self._known(images, mask, keep, vary, seed)
         elif mask is not None:
             raise UserError("mask: expected images whose part is drawn anew, got none; pass images")
         negative = None
@@ -147,6 +150,55 @@ class Model:
         if made is None or cond_images is None or image_size is not None:
             return pictures
         return keep_known_signal(made, pictures, self._made_from(cond_images))
+
+    def extend(
+        self,
+        videos: ArrayLike,
+        num_frames: int,
+        *,
+        overlap: int | None = None,
+        seed: int = 0,
+        **asked: Any,
+    ) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Draws what comes after videos, by a window that slides over them.
+
+        Args:
+            videos: uint8 [b t h w 3], as long as the model's or longer.
+            num_frames: of the result.
+            overlap: last frames that each window starts with; None for half of the model's.
+            seed: of everything random.
+            asked: as in `sample`, of every window.
+
+        Returns:
+            `videos`, and behind them what was drawn.
+
+        Raises:
+            UserError: the model is of pictures, or a number is out of range.
+        """
+        if not self._is_of_videos:
+            raise UserError("extend: expected a model of videos, got one of pictures")
+        frames = np.asarray(videos)
+        window = self._window
+        overlap = window // 2 if overlap is None else overlap
+        if not 1 <= overlap < window or frames.ndim != 5 or frames.shape[1] < overlap:
+            raise UserError(
+                f"extend: expected videos (b, t, h, w, 3) of at least overlap frames, and an "
+                f"overlap of 1 to {window - 1}, got {frames.shape} and {overlap}"
+            )
+        part = 0
+        while frames.shape[1] < num_frames:
+            part += 1
+            last = frames[:, -overlap:]
+            drawn = self.sample(images=last, seed=seed + part, **asked)
+            frames = np.concatenate([frames, drawn[:, overlap:]], axis=1)
+        return frames[:, :num_frames]
+
+    @property
+    def _window(self) -> int:
+        """Frames of a video that is drawn at once."""
+        whole = sees_time(self.tokenizer)
+        config: Any = self.tokenizer.config if whole else self._generator.config
+        return config.num_frames
 
     def caption(
         self, images: ArrayLike, *, seed: int = 0, temperature: float = 0.0, top_p: float = 1.0
@@ -394,11 +446,18 @@ class Model:
         return np.stack([make_condition_image(made, image, size) for image in images])
 
     def _known(
-        self, images: ArrayLike, mask: ArrayLike | None, keep: float
+        self,
+        images: ArrayLike,
+        mask: ArrayLike | None,
+        keep: float,
+        vary: float | None,
+        seed: int,
     ) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
         """Tokens of what is given, and which of them are kept."""
         tokens, length = self.encode(images), self._generator.config.seq_len
         grid_shape, size = self.tokenizer.grid_shape, self.tokenizer.image_size
+        if vary is not None:
+            return tokens, scattered_tokens(tokens.shape, mask, vary, seed)
         if not self._is_of_videos:
             return tokens, known_tokens(grid_shape, size, len(tokens), mask, keep)
         if mask is not None:

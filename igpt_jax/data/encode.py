@@ -124,8 +124,11 @@ def encode_dataset(
         raise UserError(f"{directory}: expected at least one picture to encode, found none")
     images, tokens = checked[0]
     np.savez(temporary / "check.npz", images=images, tokens=tokens)
-    pairs = np.concatenate([images, decode(tokens)])
-    save_png(temporary / "check.png", image_grid(pairs, columns=len(images)))
+    both = [
+        pictures.reshape(-1, *pictures.shape[-3:])[:NUM_CHECKED]
+        for pictures in (images, np.asarray(decode(tokens)))
+    ]
+    save_png(temporary / "check.png", image_grid(np.concatenate(both), columns=len(both[0])))
     written = {
         "format": FORMAT,
         **header,

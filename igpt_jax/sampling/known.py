@@ -7,6 +7,28 @@ from igpt_jax.errors import UserError
 from igpt_jax.typing import Bool
 
 
+def scattered_tokens(
+    shape: tuple[int, ...], mask: ArrayLike | None, vary: float, seed: int
+) -> Bool[np.ndarray, "b l"]:
+    """Tokens to keep where a share of them, here and there, is drawn anew.
+
+    Args:
+        shape: pictures and tokens, (b, l).
+        mask: must be None.
+        vary: the share, in (0, 1].
+        seed: of the choice.
+
+    Raises:
+        UserError: another share, or a mask as well.
+    """
+    if mask is not None:
+        raise UserError("vary: expected no mask, as it draws anew all over the picture; drop one")
+    if not 0 < vary <= 1:
+        raise UserError(f"vary: expected a share in (0, 1], got {vary}")
+    ranks = np.random.default_rng(seed).random(shape).argsort(axis=1).argsort(axis=1)
+    return ranks >= max(1, round(vary * shape[1]))
+
+
 def known_tokens(
     grid_shape: tuple[int, int],
     image_size: int,

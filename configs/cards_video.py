@@ -1,0 +1,67 @@
+"""Videos of cards that count up, from their first number, their first frame, or nothing.
+
+python train.py configs/cards_video.py
+"""
+
+from igpt_jax.config import RunConfig, SamplesConfig
+from igpt_jax.data.card_videos import CardVideosConfig
+from igpt_jax.data.transforms import TransformConfig
+from igpt_jax.models.gpt import GPTConfig
+from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
+from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
+from igpt_jax.training.loop import TrainConfig
+from igpt_jax.training.optimizer import OptimizerConfig
+
+
+def get_config() -> RunConfig:
+    """The run."""
+    return RunConfig(
+        data=CardVideosConfig(num_videos=10_000, num_validation=500, image_size=48),
+        transform=TransformConfig(image_size=48, crop="resize"),
+        tokenizer=AutoencoderConfig(
+            image_size=48,
+            patch_size=8,
+            base_channels=64,
+            channel_multipliers=(1,),
+            num_res_blocks=1,
+            num_decoder_res_blocks=2,
+            latent_channels=64,
+            attention=False,
+            middle=False,
+            quantizer=MovingAverageQuantizerConfig(codebook_size=512, code_dim=8),
+        ),
+        tokenizer_training=TrainConfig(
+            num_steps=5_000,
+            global_batch_size=16,
+            optimizer=OptimizerConfig(
+                peak_lr=3e-3, warmup_steps=75, end_lr_ratio=0.02, weight_decay=0.0
+            ),
+            log_every=100,
+            eval_every=2_500,
+            eval_batches=16,
+            picture_every=2_500,
+            checkpoint_every=2_500,
+        ),
+        gpt=GPTConfig(
+            num_layers=4,
+            num_heads=6,
+            embed_dim=192,
+            num_classes=94,
+            class_factors=(10, 10),
+            qk_norm=True,
+        ),
+        gpt_training=TrainConfig(
+            num_steps=4_000,
+            global_batch_size=8,
+            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=200),
+            ema_decay=0.999,
+            log_every=50,
+            eval_every=500,
+            eval_batches=16,
+            picture_every=1_000,
+            checkpoint_every=500,
+        ),
+        sampling=SamplingConfig(temperature=0.5),
+        samples=SamplesConfig(num_per_class=1, batch_size=47),
+    )
