@@ -52,18 +52,18 @@ def get_config() -> RunConfig:
             checkpoint_every=3_000,
         ),
         caption_tokenizer=TrainedBPEConfig(512),
-        orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.2),
+        orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.15),
         gpt=GPTConfig(
             num_layers=6,
             num_heads=6,
             embed_dim=192,
             caption_len=34,
             order="any",
-            cond_drop_prob=0.0,  # captions that stand last are the null condition's training
+            cond_drop_prob=0.05,  # pictures before their captions train the null condition, too
             qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=16_000,
+            num_steps=9_000,
             global_batch_size=16,
             optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=200),
             ema_decay=0.999,

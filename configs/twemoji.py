@@ -53,7 +53,7 @@ def get_config() -> RunConfig:
             embed_dim=192,
             caption_len=24,
             order="any",
-            cond_drop_prob=0.0,
+            cond_drop_prob=0.05,
             residual_dropout=0.2,
             embed_dropout=0.1,
             qk_norm=True,

@@ -1,11 +1,13 @@
 """What a caller asks of a model, checked and in the form that the model takes."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
+from igpt_jax.data.attributes import AttributeConfig, attribute_values
 from igpt_jax.errors import UserError
 from igpt_jax.model_config import GeneratorConfig
 from igpt_jax.models.conditioning import (
@@ -19,6 +21,9 @@ from igpt_jax.models.gpt_config import GPTConfig
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer
 from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.typing import Array, Int
+
+AskedAttributes: TypeAlias = ArrayLike | Mapping[str, str | int] | Sequence[Mapping[str, str | int]]
+"""Values by the names of attributes, for all pictures or for each; or whole numbers [a], [b a]."""
 
 NO_ENCODER = (
     "text: expected a text encoder in the model's directory, found none; import it there: igpt "
@@ -49,6 +54,7 @@ def read_request(
     text_encoder: TextEncoder | None,
     caption_tokenizer: CaptionTokenizer | None,
     batch_size: int,
+    attribute_names: Sequence[AttributeConfig] = (),
 ) -> Condition:
     """The condition of `count` pictures; what is not asked for is null.
 
@@ -61,7 +67,7 @@ def read_request(
     if "labels" in kinds:
         given["labels"] = _labels(config, labels, count)
     if "attributes" in kinds:
-        given["attributes"] = _attributes(config, attributes, count)
+        given["attributes"] = _attributes(config, attributes, count, attribute_names)
     if "text" in kinds:
         given["text"] = _features(config, text, count, text_encoder, batch_size)
     if "caption" in kinds:
@@ -108,19 +114,50 @@ def _labels(config: GeneratorConfig, labels: Any, count: int) -> Int[Array, " b"
     return jnp.asarray(ids, jnp.int32)
 
 
-def _attributes(config: Any, attributes: Any, count: int) -> Int[Array, "b a"]:
+def num_attribute_rows(attributes: Any) -> int | None:
+    """How many pictures attributes are asked of one by one; None for the same of all."""
+    if attributes is None or isinstance(attributes, Mapping):
+        return None
+    rows = attributes if isinstance(attributes, Sequence) else np.atleast_1d(attributes)
+    is_each = len(rows) and (isinstance(rows[0], Mapping) or np.ndim(rows[0]) > 0)
+    return len(rows) if is_each else None
+
+
+def _attributes(
+    config: Any, attributes: Any, count: int, names: Sequence[AttributeConfig]
+) -> Int[Array, "b a"]:
     sizes = config.attribute_sizes
-    values = np.asarray([-1] * len(sizes) if attributes is None else attributes)
-    if not np.issubdtype(values.dtype, np.integer) or values.shape[-1:] != (len(sizes),):
+    given = [-1] * len(sizes) if attributes is None else _numbered(attributes, names)
+    rows = given if num_attribute_rows(given) is not None else [given] * count
+    if len(rows) != count:
+        raise UserError(f"attributes: expected {count}, one row a picture, got {len(rows)}")
+    values = [np.asarray(row) for row in rows]
+    if any(
+        row.shape != (len(sizes),) or not np.issubdtype(row.dtype, np.integer) for row in values
+    ):
         raise UserError(
             f"attributes: expected {len(sizes)} whole numbers a picture, got {attributes!r}"
         )
-    values = np.broadcast_to(values, (count, len(sizes)))
-    if (values < -1).any() or (values >= sizes).any():
+    table = np.stack(values)
+    if (table < -1).any() or (table >= sizes).any():
         raise UserError(
             f"attributes: expected values below {sizes}, or -1 for any, got {attributes!r}"
         )
-    return jnp.asarray(values, jnp.int32)
+    return jnp.asarray(table, jnp.int32)
+
+
+def _numbered(attributes: Any, names: Sequence[AttributeConfig]) -> Any:
+    """The same with names turned to numbers."""
+    if isinstance(attributes, Sequence) and not isinstance(attributes, str):
+        return [_numbered(row, names) if isinstance(row, Mapping) else row for row in attributes]
+    if not isinstance(attributes, Mapping):
+        return attributes
+    if not names:
+        raise UserError(
+            f"attributes: expected whole numbers, as the model has no names for them, got "
+            f"{attributes!r}"
+        )
+    return attribute_values(names, attributes)
 
 
 def _texts(text: str | Sequence[str] | None, count: int) -> list[str]:

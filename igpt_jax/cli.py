@@ -180,7 +180,10 @@ def sample(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("--cond-image", type=Path, help="a picture to make others from")
     parser.add_argument(
-        "--attributes", type=_attributes, help="the value of each attribute, e.g. 3,-1,2; -1 = any"
+        "--attributes",
+        type=_attributes,
+        help="values by name, e.g. suit=hearts,centre=42, or the number of each, e.g. 3,-1,2; -1 = "
+        "any",
     )
     parser.add_argument("--num-images", type=int, help="how many; of each label, if there are any")
     parser.add_argument("--image-size", type=int, help="pixels a side, if not the model's")
@@ -384,14 +387,20 @@ def _setting(text: str) -> tuple[str, Any]:
     return name, tuple(value) if isinstance(value, list) else value
 
 
-def _attributes(text: str) -> list[int]:
-    """Reads 1,-1,2."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected whole numbers like 1,-1,2, got {text!r}"
-        ) from None
+def _attributes(text: str) -> list[int] | dict[str, str]:
+    """Reads 1,-1,2 or suit=hearts,centre=42."""
+    parts = [part.strip() for part in text.split(",")]
+    if "=" in text:
+        pairs = [part.partition("=") for part in parts]
+        named = {name.strip(): value.strip() for name, _, value in pairs}
+        if all(name and value for name, value in named.items()) and len(named) == len(parts):
+            return named
+    with contextlib.suppress(ValueError):
+        return [int(part) for part in parts]
+    raise argparse.ArgumentTypeError(
+        f"expected each name once, like suit=hearts,centre=42, or whole numbers like 1,-1,2, got "
+        f"{text!r}"
+    )
 
 
 def _integers(text: str) -> list[int]:

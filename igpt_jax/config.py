@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from igpt_jax.data.attributes import attribute_sizes, attributes_of
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.condition_images import ConditionImageConfig
 from igpt_jax.data.encode import EncodingConfig
@@ -79,6 +80,8 @@ class RunConfig:
         encoding: how tokens are written for the GPT.
         cond_image: what pictures are made from, itself made from the picture; None where the data
             has such pictures, or where there are none.
+        text_encoder: directory of the frozen text encoder (igpt import --kind t5-encoder) of a GPT
+            with `text_len`; it is read again from there to draw.
         caption_tokenizer: of a GPT with `caption_len`.
         caption_loss_weight: of the mean loss of caption tokens, against that of picture tokens; an
             eighth in DALL-E (Ramesh et al. 2021, section 2.2).
@@ -108,6 +111,7 @@ class RunConfig:
     tokenizer_path: str | None = None
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     cond_image: ConditionImageConfig | None = None
+    text_encoder: str | None = None
     caption_tokenizer: CaptionTokenizerConfig | None = None
     caption_loss_weight: float = 1 / 8
     orders: OrdersConfig = field(default_factory=OrdersConfig)
@@ -128,6 +132,12 @@ class RunConfig:
             raise UserError(f"seed: expected 0 <= seed < 2^32, got {self.seed}")
         self._check_tokenizer_training()
         self._check_captions()
+        self._check_asked()
+        if self.sampling.cfg_scale != 1 and not (self.gpt.kinds and self.gpt.cond_drop_prob):
+            raise UserError(
+                f"sampling.cfg_scale: expected 1, got {self.sampling.cfg_scale}, as the GPT is "
+                "trained without a condition or without dropping it; set gpt.cond_drop_prob or 1"
+            )
         if self.tokenizer_path is None:  # or its tokenizer is not known yet
             self._check_fit()
 
@@ -153,6 +163,19 @@ class RunConfig:
             raise UserError(
                 f"caption_loss_weight: expected a share in [0, 1], got {self.caption_loss_weight}"
             )
+
+    def _check_asked(self) -> None:
+        if (self.text_encoder is not None) != (self.gpt.text_len > 0):
+            raise UserError(
+                "expected text_encoder and gpt.text_len, or neither, got "
+                f"{self.text_encoder} and {self.gpt.text_len}; features of texts need both, such "
+                "as the directory of an imported encoder and 120"
+            )
+        sizes, ours = attribute_sizes(attributes_of(self.data)), self.gpt.attribute_sizes
+        if ours not in ((), sizes):
+            without = "() for a model without attributes"
+            wanted = f"the data's {sizes}, or {without}" if sizes else f"{without}, as the data has"
+            raise UserError(f"gpt.attribute_sizes: expected {wanted}, got {ours}")
 
     def _check_tokenizer_training(self) -> None:
         """Refuses what a tokenizer's training would ignore or fail at."""

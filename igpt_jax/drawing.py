@@ -37,14 +37,16 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
     asked: dict[str, Any] = {}
     count, names = config.samples.num_images, None
     examples: list[Mapping[str, Any]] = [source[i] for i in range(min(count, len(source)))]
-    if num_classes:
+    if gpt.kinds == ("labels",):
         labels = list(range(num_classes)) * config.samples.num_per_class
         asked["labels"], count = labels, len(labels)
         names = [source.class_names[label] for label in labels]
-    elif gpt.caption_len or gpt.cond_image or gpt.attribute_sizes:
+    elif gpt.kinds:
         count = len(examples)
     rows = [examples[i % len(examples)] for i in range(count)]
-    if gpt.caption_len:
+    if num_classes and gpt.kinds != ("labels",):
+        asked["labels"] = [row["label"] for row in rows]
+    if gpt.caption_len or gpt.text_len:
         asked["text"] = [row["caption"] for row in rows]
         names = asked["text"]
     if gpt.attribute_sizes:
@@ -66,9 +68,9 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
         entry["text"] = text
     save_png(path, _grid(images, config.samples.columns, names, shown), {"images": made_by})
     result: dict[str, Any] = {"samples": str(path), "num_samples": len(images)}
-    if isinstance(config.data, CardsConfig) and "labels" in asked:
+    if isinstance(config.data, CardsConfig) and gpt.kinds == ("labels",):
         result["card_accuracy"] = card_accuracy(images, np.asarray(asked["labels"]))
-    elif isinstance(source, CardSource) and "text" in asked:
+    elif isinstance(source, CardSource) and asked:
         cards = [source.card(i % len(examples)) for i in range(count)]
         result |= {f"card_{k}": v for k, v in card_faithfulness(images, cards).items()}
     return result

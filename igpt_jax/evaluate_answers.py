@@ -169,10 +169,14 @@ def completion(
 def retrieval(
     model: Model, config: RunConfig, source: Source, count: int, seed: int, num_candidates: int = 20
 ) -> dict[str, Any]:
-    """Which of 20 captions makes a picture most probable; and what its caption gains it."""
+    """Which of 20 captions makes a picture most probable; and what its caption gains it.
+
+    There are fewer candidates where the pictures have fewer different captions.
+    """
     indices = list(range(min(count, len(source))))
     texts = [source[i]["caption"] for i in indices]
     images = prepared(config, source, indices)["image"]
+    num_candidates = min(num_candidates, len(set(texts)))
     chosen = candidates(seed, texts, num_candidates)
     scores = np.stack(
         [

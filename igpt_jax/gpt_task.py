@@ -7,16 +7,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from igpt_jax.config import RunConfig
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.losses import bits_per_dim, token_nll
 from igpt_jax.model import Model
 from igpt_jax.models.cells import arrange, is_word
-from igpt_jax.models.conditioning import Caption, CondImage, Conditions, null_condition
+from igpt_jax.models.conditioning import (
+    Caption,
+    CondImage,
+    Conditions,
+    TextFeatures,
+    null_condition,
+)
 from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.models.orders import OrdersConfig, known_first, random_known
 from igpt_jax.parameters import generator_inputs
+from igpt_jax.text.encoder import TextEncoder, encode_text
 from igpt_jax.training.loop import Task
 from igpt_jax.training.steps import Batch
 from igpt_jax.typing import Array, Float, Int, Params, PRNGKey
@@ -26,13 +34,14 @@ NUM_SHOWN = 16  # pictures of each grid while training
 
 def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
     """Next-token prediction of pictures, and of their captions."""
-    gpt = model.gpt
+    gpt, encoder = model.gpt, model.text_encoder
     assert isinstance(gpt, GPT)
 
     def init(key: PRNGKey) -> Params:
         return gpt.init(key, *generator_inputs(gpt))["params"]
 
-    def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
+    def loss(frozen: Params, params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
+        batch = with_features(encoder, frozen, batch)
         picture, caption = token_losses(gpt, params, batch, key, config.orders)
         sub_pixels = gpt.config.num_frames * 3 * model.tokenizer.image_size**2
         metrics = {"bits_per_dim": bits_per_dim(picture, gpt.config.seq_len, sub_pixels)}
@@ -44,6 +53,7 @@ def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
 
     def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
         rows = {name: jnp.asarray(values[:NUM_SHOWN]) for name, values in batch.items()}
+        rows = with_features(encoder, frozen, rows)
         asked = asked_of(gpt.config, rows)
         now = dataclasses.replace(model, params=params)
         tokens = now.sample_tokens(asked, len(rows["tokens"]), model.config.sampling)
@@ -53,7 +63,23 @@ def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
         frames = images.reshape(-1, *images.shape[-3:])
         save_png(path, image_grid(frames, columns), {"step": step, "seed": 0})
 
-    return Task("gpt", init, loss, show=show)
+    frozen = {} if encoder is None else encoder.params
+    return Task("gpt", init, Partial(loss, frozen), show=show)
+
+
+def with_features(encoder: TextEncoder | None, params: Params, batch: Batch) -> Batch:
+    """A batch with what a frozen text encoder says of its texts.
+
+    Args:
+        encoder: what reads `batch["text_tokens"]`; None leaves the batch as it is.
+        params: the encoder's parameters.
+        batch: of examples.
+    """
+    if encoder is None:
+        return batch
+    tokens, mask = batch["text_tokens"], batch["text_mask"]
+    features, mask = encode_text(encoder.module, params, tokens, mask)
+    return {**batch, "text_features": features, "text_mask": mask}
 
 
 def token_losses(
@@ -109,6 +135,9 @@ def asked_of(config: GPTConfig, batch: Batch) -> Conditions:
         given["labels"] = batch["label"]
     if config.attribute_sizes:
         given["attributes"] = batch["attributes"]
+    if config.text_len:
+        is_null = jnp.zeros(len(batch["tokens"]), bool)
+        given["text"] = TextFeatures(batch["text_features"], batch["text_mask"], is_null)
     if config.caption_len:
         given["caption"] = Caption(batch["caption"], batch["caption_length"])
     if config.cond_image:
@@ -118,13 +147,23 @@ def asked_of(config: GPTConfig, batch: Batch) -> Conditions:
 
 
 def drop(config: GPTConfig, asked: Conditions, key: PRNGKey) -> Conditions:
-    """Leaves out the conditions of some rows, and single attributes of others."""
+    """Leaves out the conditions of some rows, of others one kind or single attributes."""
     if asked.attributes is not None:
         shape = asked.attributes.shape
         open_key = jax.random.fold_in(key, 1)
         is_open = jax.random.bernoulli(open_key, config.attribute_drop_prob, shape)
         asked = dataclasses.replace(asked, attributes=jnp.where(is_open, -1, asked.attributes))
-    rows = len(jax.tree.leaves(asked)[0]) if jax.tree.leaves(asked) else 0
+    kinds = [name for name, given in vars(asked).items() if given is not None]
+    for place, name in enumerate(kinds if len(kinds) > 1 else []):
+        one = Conditions(**{name: getattr(asked, name)})
+        one = _drop_rows(config, one, jax.random.fold_in(key, 2 + place))
+        asked = dataclasses.replace(asked, **{name: getattr(one, name)})
+    return _drop_rows(config, asked, key) if kinds else asked
+
+
+def _drop_rows(config: GPTConfig, asked: Conditions, key: PRNGKey) -> Conditions:
+    """The null condition in some rows."""
+    rows = len(jax.tree.leaves(asked)[0])
     is_dropped = jax.random.bernoulli(key, config.cond_drop_prob, (rows,))
 
     def choose(null: Array, given: Array) -> Array:

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from igpt_jax.asking import is_guidable, read_request
+from igpt_jax.asking import (
+    AskedAttributes,
+    is_guidable,
+    num_attribute_rows,
+    read_request,
+)
 from igpt_jax.data.condition_images import make_condition_image
 from igpt_jax.data.known_signal import keep_known_signal
 from igpt_jax.errors import UserError
@@ -72,7 +77,7 @@ class Model:
         mask: ArrayLike | None = None,
         vary: float | None = None,
         image_size: int | None = None,
-        attributes: ArrayLike | None = None,
+        attributes: AskedAttributes | None = None,
         cond_images: ArrayLike | None = None,
         negative_labels: ArrayLike | None = None,
         negative_text: str | Sequence[str] | None = None,
@@ -103,7 +108,9 @@ class Model:
             vary: share of the tokens of `images` that are drawn anew, here and there, instead of
                 `keep`: variations of a picture.
             image_size: pixels a side of the result, if not the model's; bicubic.
-            attributes: whole numbers [a] or [b a], the value of each attribute; -1 for any.
+            attributes: values by the names of attributes, such as `{"suit": "hearts"}`, for all
+                pictures, or a sequence of such mappings, one a picture; those that are not named
+                are open. Or whole numbers [a] or [b a], the value of each attribute; -1 for any.
             cond_images: uint8 [b h w 3], what pictures are made from. A model that was trained on
                 what is made from pictures, such as grey ones, makes it of them.
             negative_labels: classes that guidance leads away from, instead of the null condition.
@@ -133,7 +140,7 @@ class Model:
                 raise UserError(f"{name}: expected a whole number of at least 1, got {value}")
         if images is not None and isinstance(self.gpt, VAR):
             raise UserError("images: expected none, as VAR cannot complete pictures")
-        count = self._count(labels, text, num_images, images, cond_images)
+        count = self._count(labels, text, num_images, images, cond_images, attributes)
         condition = self._condition(count, labels, text, attributes, cond_images)
         known = None
         if images is not None:
@@ -355,7 +362,7 @@ class Model:
         labels: ArrayLike | None = None,
         *,
         text: str | Sequence[str] | None = None,
-        attributes: ArrayLike | None = None,
+        attributes: AskedAttributes | None = None,
         cond_images: ArrayLike | None = None,
     ) -> Float[np.ndarray, " b"]:
         """Log-likelihood in nats of the pictures' tokens, given what `sample` takes, float32.
@@ -393,7 +400,13 @@ class Model:
         return self.gpt
 
     def _count(
-        self, labels: Any, text: Any, num_images: int | None, images: Any, cond_images: Any
+        self,
+        labels: Any,
+        text: Any,
+        num_images: int | None,
+        images: Any,
+        cond_images: Any,
+        attributes: Any,
     ) -> int:
         """How many pictures are asked for; refuses requests that contradict themselves."""
         counts = {
@@ -401,6 +414,7 @@ class Model:
             "text": None if text is None or isinstance(text, str) else len(text),
             "images": None if images is None else len(np.asarray(images)),
             "cond_images": None if cond_images is None else len(np.asarray(cond_images)),
+            "attributes": num_attribute_rows(attributes),
             "num_images": num_images,
         }
         said = {name: count for name, count in counts.items() if count is not None}
@@ -430,6 +444,7 @@ class Model:
             text_encoder=self.text_encoder,
             caption_tokenizer=self.caption_tokenizer,
             batch_size=self.batch_size,
+            attribute_names=self.config.attributes,
         )
 
     def _made_from(self, cond_images: ArrayLike) -> UInt8[np.ndarray, "b h w 3"]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from igpt_jax.data.attributes import AttributeConfig, attribute_sizes
 from igpt_jax.data.condition_images import ConditionImageConfig
 from igpt_jax.errors import UserError
 from igpt_jax.models.gpt import GPT, GPTConfig
@@ -33,20 +34,25 @@ class ModelConfig:
         tokenizer: pictures to tokens and back.
         gpt: what predicts the tokens.
         text_encoder: what reads the text of a text-conditional `gpt`.
+        clean_captions: whether text is cleaned before the text encoder reads it, as LlamaGen was
+            trained; that leaves no Chinese characters (see `igpt_jax.text.captions`).
         caption_tokenizer: what makes text to tokens of a `gpt` with captions; its file is kept
             beside the parameters.
         cond_image: how the pictures that others are made from are made; None where they are given.
         sampling: how to draw where nothing else is said.
         class_names: of a class-conditional `gpt`; () where they are not known.
+        attributes: names and values of the `gpt`'s attributes; () where they are not known.
     """
 
     tokenizer: TokenizerConfig | None = None
     gpt: GeneratorConfig | None = None
     text_encoder: T5Config | None = None
+    clean_captions: bool = False
     caption_tokenizer: CaptionTokenizerConfig | None = None
     cond_image: ConditionImageConfig | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     class_names: tuple[str, ...] = ()
+    attributes: tuple[AttributeConfig, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses parts that do not fit together."""
@@ -71,12 +77,18 @@ class ModelConfig:
             raise UserError(
                 f"class_names: expected {num_classes}, one a class, got {len(self.class_names)}"
             )
+        sizes = gpt.attribute_sizes if isinstance(gpt, GPTConfig) else ()
+        if self.attributes and attribute_sizes(self.attributes) != sizes:
+            raise UserError(
+                f"attributes: expected names of {sizes} values, as the GPT has, got those of "
+                f"{attribute_sizes(self.attributes)}"
+            )
         if self.text_encoder is not None and isinstance(gpt, GPTConfig) and gpt.text_len:
             wanted, got = gpt.text_dim, self.text_encoder.embed_dim
             if wanted != got:
                 raise UserError(
                     f"text encoder: expected {wanted} channels, as the GPT was trained with, got "
-                    f"{got}; import that encoder (LlamaGen's is flan-t5-xl)"
+                    f"{got}; give that encoder (LlamaGen's is flan-t5-xl)"
                 )
 
 

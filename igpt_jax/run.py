@@ -12,17 +12,15 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from igpt_jax.config import RunConfig
 from igpt_jax.data.encode import TokenSource, encode_dataset, read_header
-from igpt_jax.data.examples import Source, Split
+from igpt_jax.data.examples import Split
 from igpt_jax.data.items import WithCaptions, has_captions, to_picture, to_tokens, to_views
-from igpt_jax.data.pairs import PairsConfig
 from igpt_jax.data.paths import expand_path
 from igpt_jax.data.pipeline import ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
-from igpt_jax.data.sources import open_source
+from igpt_jax.data.text_items import with_text
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.drawing import draw_samples
 from igpt_jax.errors import UserError
@@ -32,17 +30,19 @@ from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
 from igpt_jax.programs import decode_tokens, encode_images
-from igpt_jax.serialization import first_difference, from_dict, to_dict
+from igpt_jax.serialization import from_dict, to_dict
+from igpt_jax.starting import Started, start
 from igpt_jax.stored import (
     GPT_CHECKPOINTS,
     TOKENIZER_CHECKPOINTS,
     check_tokenizer,
     load,
+    load_text_encoder,
     load_tokenizer,
-    read_tokenizer_config,
 )
 from igpt_jax.text.caption_tokenizers import keep_caption_tokenizer, load_caption_tokenizer
-from igpt_jax.tokenizer_task import perceptual_distance, tokenizer_task
+from igpt_jax.text.encoder import TextEncoder
+from igpt_jax.tokenizer_task import tokenizer_task
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from igpt_jax.tokenizers.base import tokenizer_hash
 from igpt_jax.tokenizers.codebook import marginal_entropy
@@ -50,17 +50,10 @@ from igpt_jax.tokenizers.palette import Palette, PaletteConfig, fit_palette, loa
 from igpt_jax.training.checkpoint import latest_step, load_metadata, save_params
 from igpt_jax.training.loop import train
 from igpt_jax.training.metrics import read_metrics
-from igpt_jax.training.sharding import check_batch_size, make_mesh, replicated
+from igpt_jax.training.sharding import replicated
 from igpt_jax.typing import Params
 
 logger = logging.getLogger("igpt_jax")
-
-# What may be changed when a run goes on: how it is watched and spread, not what it computes.
-CHANGEABLE = (
-    "mesh", "num_threads", "max_broken_share", "wandb_project", "sampling", "samples",
-    "log_every", "eval_every", "eval_batches", "picture_every", "checkpoint_every",
-    "keep_last", "keep_best", "last_stage",
-)  # fmt: skip
 
 NUM_PALETTE_IMAGES = 2_048
 
@@ -79,7 +72,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: what is wrong and what to do.
     """
-    stages = _start(config, workdir)
+    stages = _Run(**vars(start(config, workdir)))
     tokenizer, params = stages.tokenizer()
     if config.last_stage == "tokenizer":
         return stages.tokenizer_losses()
@@ -99,113 +92,9 @@ def encode(config: RunConfig, workdir: Path) -> dict[str, Any]:
     return run(dataclasses.replace(config, last_stage="tokens"), workdir)
 
 
-def _start(config: RunConfig, workdir: Path) -> "_Run":
-    """Refuses what would fail later, and takes the directory."""
-    if jax.process_count() > 1:
-        raise UserError(
-            f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
-            "one process"
-        )
-    config, mesh = _with_tokenizer(config, workdir).resolved(), make_mesh(config.mesh)
-    sources: dict[Split, Source] = {
-        "train": open_source(config.data, "train"),
-        "validation": open_source(config.data, "validation"),
-    }
-    train_source, validation_source = sources["train"], sources["validation"]
-    _check_asked(config, train_source)
-    num_classes = config.gpt.num_classes
-    if num_classes not in (0, train_source.num_classes):
-        raise UserError(
-            f"gpt.num_classes: expected the data's {train_source.num_classes} (or 0 for a model "
-            f"without classes), got {num_classes}"
-        )
-    stages = [("gpt_training", config.gpt_training)]
-    if isinstance(config.tokenizer, AutoencoderConfig) and not config.tokenizer_path:
-        stages.append(("tokenizer_training", config.tokenizer_training))
-    for name, training in stages:
-        check_batch_size(training.global_batch_size, training.accumulation_steps, mesh)
-        available = min(len(train_source), len(validation_source))
-        if training.global_batch_size > available:
-            raise UserError(
-                f"{name}.global_batch_size: expected at most {available}, the pictures of the "
-                f"smaller of {len(train_source)} for training and {len(validation_source)} for "
-                f"validation, got {training.global_batch_size}"
-            )
-    if isinstance(config.tokenizer, PaletteConfig) and config.transform != deterministic(
-        config.transform
-    ):
-        logger.warning(
-            "transform: its random parts do not reach a GPT over a palette, whose tokens are "
-            "written once; encoding.views has mirrored and ten_crop"
-        )
-    distance = perceptual_distance(config)  # missing weights are found before the claim
-    _claim(config, workdir)
-    return _Run(config, workdir, mesh, sources, distance)
-
-
-def _check_asked(config: RunConfig, source: Source) -> None:
-    """Refuses a GPT whose conditions the data does not have."""
-    if config.gpt.caption_len and not has_captions(source):
-        raise UserError(
-            "gpt.caption_len: expected data with captions, got none; set CardsConfig.captions, use "
-            "CaptionedConfig, or set caption_len to 0"
-        )
-    is_given = config.cond_image is not None or isinstance(config.data, PairsConfig)
-    if config.gpt.cond_image != is_given:
-        raise UserError(
-            f"gpt.cond_image: expected {is_given}, as there is {'a' if is_given else 'no'} picture "
-            "to make others from (cond_image, PairsConfig), got the opposite"
-        )
-
-
-def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
-    """The config with the tokenizer of `tokenizer_path`, or of the copy that a run has made."""
-    if config.tokenizer_start is not None:
-        # Or a run finds only after compiling that nothing is there.
-        read_tokenizer_config(expand_path(config.tokenizer_start))
-    if config.tokenizer_path is None:
-        return config
-    has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
-    source = workdir if has_copy else expand_path(config.tokenizer_path)
-    return dataclasses.replace(config, tokenizer=read_tokenizer_config(source))
-
-
-def _claim(config: RunConfig, workdir: Path) -> None:
-    """Writes the config into the directory, or checks that the run in it is the same."""
-    path, written = workdir / "config.json", to_dict(config)
-    if path.is_file():
-        before = read_json(path, f"delete {workdir} or use another --workdir")
-        with contextlib.suppress(UserError):  # fields that are new since then have their defaults
-            before = json.loads(json.dumps(to_dict(from_dict(RunConfig, before))))
-        different = first_difference(_fixed(before), _fixed(json.loads(json.dumps(written))))
-        if different:
-            raise UserError(
-                f"{workdir}: expected the config that its run started with, got another "
-                f"{different}; use another --workdir or delete this one"
-            )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, written)
-    except OSError as error:
-        raise UserError(f"{workdir}: expected a directory to write to: {error.strerror}") from error
-
-
-def _fixed(config: Any) -> Any:
-    """The part of a config dictionary that may not change."""
-    if not isinstance(config, dict):
-        return config
-    return {key: _fixed(value) for key, value in config.items() if key not in CHANGEABLE}
-
-
 @dataclass(frozen=True)
-class _Run:
+class _Run(Started):
     """The stages; each is done when what it writes is there."""
-
-    config: RunConfig
-    workdir: Path
-    mesh: Mesh
-    sources: dict[Split, Source]
-    distance: jax.tree_util.Partial
 
     def tokenizer(self) -> tuple[Tokenizer, Params]:
         """Trains the tokenizer and loads it."""
@@ -319,8 +208,9 @@ class _Run:
         entropy = float(marginal_entropy(jnp.asarray(sources["train"].marginal())))
         logger.info("entropy of the tokens' marginal distribution: %.4f nats", entropy)
         parts = ModelConfig(config.tokenizer, config.gpt, sampling=config.sampling)
-        model = Model(parts, tokenizer, params, GPT(config.gpt))
-        train_tokens, validation_tokens = self._caption_transforms(sources["train"])
+        encoder = self._text_encoder()
+        model = Model(parts, tokenizer, params, GPT(config.gpt), text_encoder=encoder)
+        train_tokens, validation_tokens = self._token_transforms(sources["train"], encoder)
         train(
             gpt_task(config, model, directory),
             config.gpt_training,
@@ -392,22 +282,34 @@ class _Run:
             drop_remainder=True,
         )
 
-    def _caption_transforms(self, source: TokenSource) -> tuple[ItemTransform, ItemTransform]:
+    def _text_encoder(self) -> TextEncoder | None:
+        """The frozen encoder of a GPT that takes features of texts."""
+        if self.config.text_encoder is None:
+            return None
+        return load_text_encoder(expand_path(self.config.text_encoder), replicated(self.mesh))
+
+    def _token_transforms(
+        self, source: TokenSource, encoder: TextEncoder | None
+    ) -> tuple[ItemTransform, ItemTransform]:
         """What makes training and validation examples of encoded ones.
 
         Raises:
             UserError: there are no captions, or they cannot be made to tokens.
         """
-        config = self.config
-        if config.caption_tokenizer is None:
-            plain = to_tokens(None, 0, False)
-            return plain, plain
-        indices = range(len(source))
-        texts = (text for index in indices for text in source.captions(index))
-        keep_caption_tokenizer(config.caption_tokenizer, self.workdir, texts)
-        captions = load_caption_tokenizer(config.caption_tokenizer, self.workdir)
-        length = config.gpt.caption_len
-        return to_tokens(captions, length, True), to_tokens(captions, length, False)
+        config, captions = self.config, None
+        if config.caption_tokenizer is not None:
+            indices = range(len(source))
+            texts = (text for index in indices for text in source.captions(index))
+            keep_caption_tokenizer(config.caption_tokenizer, self.workdir, texts)
+            captions = load_caption_tokenizer(config.caption_tokenizer, self.workdir)
+
+        def transform(any_wording: bool) -> ItemTransform:
+            tokens = to_tokens(captions, config.gpt.caption_len, any_wording)
+            if encoder is None:
+                return tokens
+            return with_text(tokens, encoder.tokenizer, config.gpt.text_len, any_wording)
+
+        return transform(any_wording=True), transform(any_wording=False)
 
     def _token_batches(
         self, source: TokenSource, transform: ItemTransform, num_epochs: int | None

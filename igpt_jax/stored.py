@@ -11,9 +11,11 @@ import jax
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from igpt_jax.config import RunConfig
+from igpt_jax.data.attributes import attributes_of
+from igpt_jax.data.paths import expand_path
 from igpt_jax.errors import UserError
 from igpt_jax.interop.hub import HUB, download, download_file, is_repository
-from igpt_jax.interop.lazy_arrays import place
+from igpt_jax.interop.lazy_arrays import LazyArrays, place
 from igpt_jax.interop.safetensors_file import open_safetensors
 from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.model import Model
@@ -33,8 +35,8 @@ from igpt_jax.parameters import (
 from igpt_jax.serialization import from_dict, to_dict
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer, load_caption_tokenizer
 from igpt_jax.text.encoder import TextEncoder
-from igpt_jax.text.t5 import T5Encoder
-from igpt_jax.text.tokenizer import load_text_tokenizer
+from igpt_jax.text.t5 import T5Config, T5Encoder
+from igpt_jax.text.tokenizer import TextTokenizer, load_text_tokenizer
 from igpt_jax.tokenizers.base import tokenizer_hash
 from igpt_jax.tokenizers.multiscale_vq import MultiscaleVQConfig
 from igpt_jax.training.checkpoint import check_matches, load_metadata, load_params
@@ -71,12 +73,17 @@ def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> M
     _check_is_run(directory)
     metadata = load_metadata(directory / GPT_CHECKPOINTS)
     run = from_dict(RunConfig, metadata["config"])
+    encoder = None
+    if run.text_encoder is not None:
+        encoder = load_text_encoder(expand_path(run.text_encoder), placement)
     config = ModelConfig(
         run.tokenizer,
         run.gpt,
+        text_encoder=None if encoder is None else encoder.module.config,
         caption_tokenizer=run.caption_tokenizer,
         cond_image=run.cond_image,
         sampling=run.sampling,
+        attributes=attributes_of(run.data) if run.gpt.attribute_sizes else (),
     )
     whole = placement if isinstance(placement, Sharding) else replicated(placement)
     tokenizer, tokenizer_params = load_tokenizer(run.tokenizer, directory, whole)
@@ -86,7 +93,7 @@ def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> M
     found = tokenizer_hash(json.dumps(to_dict(run.tokenizer)), tokenizer_params)
     check_tokenizer(metadata, found)
     captions = _caption_tokenizer(config, directory)
-    return Model(config, tokenizer, tokenizer_params, gpt, params, caption_tokenizer=captions)
+    return Model(config, tokenizer, tokenizer_params, gpt, params, encoder, captions)
 
 
 def load_tokenizer(
@@ -115,6 +122,42 @@ def read_tokenizer_config(directory: Path) -> GridTokenizerConfig:
     if isinstance(config, MultiscaleVQConfig):
         raise UserError(f"{directory}: expected a tokenizer of one grid, got VAR's of several")
     return config
+
+
+def load_text_encoder(
+    directory: Path, placement: Sharding | Mesh, *, cleans: bool = False
+) -> TextEncoder:
+    """The text encoder in a directory that `igpt import` or `igpt export` wrote.
+
+    Args:
+        directory: of the text encoder.
+        placement: one sharding for all parameters, or a mesh to lay them out on.
+        cleans: see `TextEncoder`.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    config, tokenizer = read_text_encoder(directory)
+    encoder = T5Encoder(config)
+    shapes = abstract_params(encoder, placement=placement)
+    params = _read_params(part_path(directory, "text_encoder"), shapes)
+    return TextEncoder(encoder, params, tokenizer, cleans)
+
+
+def read_text_encoder(directory: Path) -> tuple[T5Config, TextTokenizer]:
+    """What the text encoder in a directory is, and its tokenizer; its parameters are not read.
+
+    Raises:
+        UserError: there is none, or a file of it is missing.
+    """
+    config = read_model_config(directory).text_encoder if is_stored(directory) else None
+    if config is None:
+        raise UserError(
+            f"{directory}: expected a text encoder, found none; import it there: igpt import "
+            f"SOURCE --kind t5-encoder --to {directory}"
+        )
+    _open_part(part_path(directory, "text_encoder"))
+    return config, load_text_tokenizer(directory / TEXT_TOKENIZER)
 
 
 def is_stored(directory: Path) -> bool:
@@ -193,11 +236,9 @@ def _load_stored(directory: Path, placement: Sharding | Mesh) -> Model:
         shapes = abstract_params(gpt, placement=placement)
         changes |= {"gpt": gpt, "params": _read_params(part_path(directory, "gpt"), shapes)}
     if config.text_encoder is not None:
-        encoder = T5Encoder(config.text_encoder)
-        shapes = abstract_params(encoder, placement=placement)
-        params = _read_params(part_path(directory, "text_encoder"), shapes)
-        tokenizer = load_text_tokenizer(directory / TEXT_TOKENIZER)
-        changes["text_encoder"] = TextEncoder(encoder, params, tokenizer)
+        changes["text_encoder"] = load_text_encoder(
+            directory, placement, cleans=config.clean_captions
+        )
     return Model(**(vars(model) | changes))
 
 
@@ -207,11 +248,15 @@ def _caption_tokenizer(config: ModelConfig, directory: Path) -> CaptionTokenizer
     return load_caption_tokenizer(config.caption_tokenizer, directory)
 
 
-def _read_params(path: Path, abstract: Any) -> Params:
-    """Parameters of a file, each straight to where `abstract` says, in the dtype of the file."""
+def _open_part(path: Path) -> LazyArrays:
     if not path.is_file():
         raise UserError(f"{path}: expected a file, found none; download, import or export it again")
-    arrays = open_safetensors(path)
+    return open_safetensors(path)
+
+
+def _read_params(path: Path, abstract: Any) -> Params:
+    """Parameters of a file, each straight to where `abstract` says, in the dtype of the file."""
+    arrays = _open_part(path)
     check_matches(abstract, unflatten(arrays.specs), str(path))
     placed = {}
     # Large ones first, each finished before the next: the copy that is read then adds least.

@@ -1,12 +1,15 @@
-"""A run that trains in seconds, for our tests and for yours."""
+"""Runs that train in seconds, for our tests and for yours."""
 
 import dataclasses
 from typing import Any
 
 from igpt_jax.config import RunConfig, SamplesConfig
+from igpt_jax.data.card_videos import CardVideosConfig
 from igpt_jax.data.cards import CardsConfig
+from igpt_jax.data.condition_images import GreyConfig
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.models.gpt import GPTConfig
+from igpt_jax.text.caption_tokenizers import TrainedBPEConfig
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.quantizers import FiniteScalarQuantizerConfig
 from igpt_jax.training.loop import TrainConfig
@@ -54,3 +57,39 @@ def tiny_config(**changes: Any) -> RunConfig:
         num_threads=1,
     )
     return dataclasses.replace(config, **changes)
+
+
+def tiny_asked_config(**changes: Any) -> RunConfig:
+    """The same cards from captions and grey pictures, in any order."""
+    config = tiny_config()
+    return dataclasses.replace(
+        config,
+        data=CardsConfig(
+            num_cards=64, num_validation=16, image_size=32, captions="both", held_out_share=0.5
+        ),
+        cond_image=GreyConfig(),
+        caption_tokenizer=TrainedBPEConfig(320),
+        gpt=GPTConfig(
+            num_layers=2,
+            num_heads=2,
+            embed_dim=16,
+            mlp_dim=32,
+            order="any",
+            caption_len=24,
+            cond_image=True,
+        ),
+        samples=SamplesConfig(num_images=4, batch_size=4),
+        **changes,
+    )
+
+
+def tiny_video_config(**changes: Any) -> RunConfig:
+    """Cards of 32 pixels that count over four frames, 16 tokens each."""
+    config = tiny_config()
+    return dataclasses.replace(
+        config,
+        data=CardVideosConfig(num_videos=32, num_validation=16, image_size=32, num_frames=4),
+        gpt=dataclasses.replace(config.gpt, num_classes=98, residual_dropout=0.0),
+        samples=SamplesConfig(num_per_class=1, batch_size=49),
+        **changes,
+    )

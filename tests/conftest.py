@@ -13,17 +13,40 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory):
-    """The directory of a whole tiny run, trained once and read by all workers; do not change it."""
+def shared_run(tmp_path_factory, name, config):
+    """The directory of a tiny run, trained once and read by all workers; do not change it."""
     from igpt_jax.run import run
-    from igpt_jax.testing import tiny_config
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    directory = shared / "tiny_run"
-    with (shared / "tiny_run.lock").open("w") as lock:
+    directory = shared / name
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run(tiny_config(), directory)
+        run(config, directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """Cards of a class."""
+    from igpt_jax.testing import tiny_config
+
+    return shared_run(tmp_path_factory, "tiny_run", tiny_config())
+
+
+@pytest.fixture(scope="session")
+def asked_run(tmp_path_factory):
+    """Cards from captions and from their grey pictures, in any order."""
+    from igpt_jax.testing import tiny_asked_config
+
+    pytest.importorskip("tokenizers.tokenizers")
+    return shared_run(tmp_path_factory, "asked_run", tiny_asked_config())
+
+
+@pytest.fixture(scope="session")
+def video_run(tmp_path_factory):
+    """Cards that count, by their first number."""
+    from igpt_jax.testing import tiny_video_config
+
+    return shared_run(tmp_path_factory, "video_run", tiny_video_config())

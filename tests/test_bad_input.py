@@ -73,7 +73,7 @@ def fails(capsys, *argv):
         ([DEBUG, "--gpt_training.optimizer.warmup_steps", "-1"], "warmup_steps"),
         ([DEBUG, "--gpt_training.global_batch_size", "32"], "expected at most 16"),
         ([DEBUG, "--data.num_validation", "4"], "expected at most 4"),
-        ([DEBUG, "--tokenizer.num_frames", "3"], "num_frames: expected 1"),
+        ([DEBUG, "--tokenizer.num_frames", "3"], "num_frames: expected the data's 1, or 1 to"),
         ([DEBUG, "--tokenizer.temporal_downsample", "3"], "power of two"),
         ([DEBUG, "--tokenizer_path", "nowhere"], "nowhere"),
         ([DEBUG, "--tokenizer_path", "a", "--tokenizer_start", "b"], "got both"),

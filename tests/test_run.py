@@ -331,7 +331,7 @@ def test_every_config_builds_and_traces_one_step(path, monkeypatch):
     key = jax.random.key(0)
     jax.eval_shape(lambda: tokenizer.init(key, tokenizer_input(tokenizer)))
     logits = jax.eval_shape(lambda: gpt.init_with_output(key, *generator_inputs(gpt))[0])
-    assert logits.shape == (1, config.gpt.seq_len, config.tokenizer.vocab_size)
+    assert logits.shape == (1, config.gpt.seq_len, config.gpt.head_size)
 
 
 def test_import_is_light():

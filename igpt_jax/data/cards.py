@@ -8,6 +8,9 @@ import operator
 from dataclasses import dataclass
 from typing import Final, Literal, SupportsIndex, TypeAlias, get_args
 
+import numpy as np
+
+from igpt_jax.data.attributes import AttributeConfig
 from igpt_jax.data.card_captions import Language, caption, num_wordings
 from igpt_jax.data.card_faces import (
     CARD_BOX,
@@ -36,6 +39,7 @@ from igpt_jax.data.examples import Example, Split
 from igpt_jax.data.held_out import is_held_out
 from igpt_jax.data.random_words import random_words
 from igpt_jax.errors import UserError
+from igpt_jax.typing import Int
 
 __all__ = [
     "CARD_BOX",
@@ -56,6 +60,7 @@ __all__ = [
     "Suit",
     "blank_card",
     "card_at",
+    "card_attributes",
     "combination",
     "draw_card",
     "number_mask",
@@ -77,6 +82,7 @@ _LAYOUTS: Final[dict[int, tuple[tuple[Place, ...], ...]]] = {
     2: (("top", "bottom"), ("top", "centre"), ("centre", "bottom")),
     3: (PLACES,),
 }
+_NO_NUMBER: Final = "none"
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class CardsConfig:
         captions: Language of the caption that comes with each picture; "both" mixes them evenly.
         held_out_share: Share of all combinations, see `combination`, of which no training card is
             drawn; validation cards are drawn of all. It is the same set for every seed.
+        attributes: Whether every example also has its attributes, see `attribute_configs`.
     """
 
     num_cards: int = 50_000
@@ -107,6 +114,7 @@ class CardsConfig:
     seed: int = 0
     captions: Captions = "none"
     held_out_share: float = 0.0
+    attributes: bool = False
 
     def __post_init__(self) -> None:
         sizes = f"image_size between {IMAGE_SIZES[0]} and {IMAGE_SIZES[-1]}"
@@ -126,6 +134,33 @@ class CardsConfig:
         require(0 <= self.seed < 2**64, "seed in 0..2**64-1", self.seed)
         require(self.captions in LANGUAGES, f"captions of {tuple(LANGUAGES)}", self.captions)
         require(0 <= self.held_out_share < 1, "held_out_share in [0, 1)", self.held_out_share)
+
+    @property
+    def attribute_configs(self) -> tuple[AttributeConfig, ...]:
+        """The attributes of every example, in their order; () without `attributes`.
+
+        They are the number at the top, in the centre and at the bottom, of which number n is the
+        value n and the last value is none; then suit, colour and table. Whether a number is drawn
+        large or in a row follows from the places.
+        """
+        if not self.attributes:
+            return ()
+        numbers = (*map(str, range(self.max_number + 1)), _NO_NUMBER)
+        return (
+            *(AttributeConfig(place, numbers) for place in PLACES),
+            AttributeConfig("suit", SUITS),
+            AttributeConfig("colour", tuple(INKS)),
+            AttributeConfig("table", tuple(TABLES)),
+        )
+
+
+def card_attributes(config: CardsConfig, card: Card) -> Int[np.ndarray, " a"]:
+    """The value of each of `CardsConfig.attribute_configs`, as int32."""
+    written = dict(zip(card.places, map(str, card.numbers), strict=True))
+    named = {place: written.get(place, _NO_NUMBER) for place in PLACES}
+    named |= {"suit": card.suit, "colour": card.colour, "table": card.background}
+    values = [each.values.index(named[each.name]) for each in config.attribute_configs]
+    return np.array(values, np.int32)
 
 
 def combination(card: Card) -> str:
@@ -199,7 +234,8 @@ class CardSource:
     """Random access to the cards of one split, drawn on demand.
 
     The label of an example is the first number on its card; with `CardsConfig.captions` it also has
-    a caption, in one of `captions`, always the same for an index.
+    a caption, in one of `captions`, always the same for an index; with `CardsConfig.attributes` the
+    value of each attribute.
 
     Attributes:
         config: The data set.
@@ -222,6 +258,8 @@ class CardSource:
             position = operator.index(index)
             [word] = _words(self.config, position, self.split, 0, _CAPTION_STREAM, 1)
             example["caption"] = caption(card, *wordings[word % len(wordings)])
+        if self.config.attributes:
+            example["attributes"] = card_attributes(self.config, card)
         return example
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,7 @@ class TokenSource:
         try:
             with np.load(path, allow_pickle=False) as kept:
                 images, tokens = kept["images"], kept["tokens"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: expected pictures to check with; encode again") from error
         stored = np.asarray(self._rows.columns["tokens"][0][: len(tokens)])
         if not np.array_equal(stored, tokens):

@@ -6,6 +6,7 @@ and `NAME-starts-00000.npy` [n + 1], where each text begins in it.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,6 @@ class ShardReader:
 
 def _array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, SyntaxError, TokenError) as error:  # the last two of the header
         raise UserError(f"{path}: expected an array, got none; encode again") from error

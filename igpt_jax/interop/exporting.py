@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax.asking import kinds_of
 from igpt_jax.errors import UserError
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.interop import hub
@@ -21,6 +22,7 @@ from igpt_jax.interop.model_card import model_card
 from igpt_jax.interop.safetensors_file import write_safetensors
 from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.model import Model
+from igpt_jax.model_config import ModelConfig
 from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.parameters import flatten
 from igpt_jax.stored import (
@@ -30,6 +32,11 @@ from igpt_jax.stored import (
     load,
     part_path,
     write_model_config,
+)
+from igpt_jax.text.caption_tokenizers import (
+    CAPTION_TOKENIZER,
+    BPETokenizer,
+    BPETokenizerConfig,
 )
 from igpt_jax.tokenizers.palette import Palette
 
@@ -84,7 +91,7 @@ def export(
         else:
             _write_parts(model, temporary, dtype)
         measured = read_measured(Path(source))
-        _draw(model, temporary / PICTURE, seed)
+        _draw(model, Path(source), temporary / PICTURE, seed)
         picture = PICTURE if (temporary / PICTURE).is_file() else None
         card = model_card(model, measured, layout, push or directory.name, picture)
         (temporary / _CARD).write_text(card)
@@ -131,7 +138,18 @@ def _write_parts(model: Model, directory: Path, dtype: DTypeChoice) -> None:
         # A tokenizer keeps its dtype: rounding its codes would change the tokens.
         chosen = "same" if part == "tokenizer" else dtype
         _write(part_path(directory, part), flatten(params), chosen, {"format": "igpt_jax"})
-    write_model_config(directory, model.config)
+    write_model_config(directory, _with_captions(model, directory))
+
+
+def _with_captions(model: Model, directory: Path) -> ModelConfig:
+    """Writes the caption tokenizer's file; the config that names it and no path of this machine."""
+    config = model.config
+    if isinstance(model.caption_tokenizer, BPETokenizer):
+        model.caption_tokenizer.save(directory / CAPTION_TOKENIZER)
+    if isinstance(config.caption_tokenizer, BPETokenizerConfig):
+        named = dataclasses.replace(config.caption_tokenizer, path=CAPTION_TOKENIZER)
+        config = dataclasses.replace(config, caption_tokenizer=named)
+    return config
 
 
 def _write(
@@ -201,16 +219,29 @@ def imagegpt_config(config: GPTConfig) -> dict[str, Any]:
     }
 
 
-def _draw(model: Model, path: Path, seed: int) -> None:
-    """The picture of the card: samples with the model's own settings, as far as it draws alone."""
-    gpt = model.gpt
-    if gpt is None or (isinstance(gpt, GPT) and gpt.config.text_len and model.text_encoder is None):
+def _draw(model: Model, source: Path, path: Path, seed: int) -> None:
+    """The picture of the card: samples with the model's own settings.
+
+    Of models that are asked for more than a class it is the picture that their run drew, else what
+    they draw alone, if they do.
+    """
+    if model.gpt is None:
         return
-    num_classes, captions, labels = gpt.config.num_classes, None, None
+    kinds = set(kinds_of(model.gpt.config))
+    if kinds - {"labels"} and (source / PICTURE).is_file():
+        shutil.copyfile(source / PICTURE, path)
+        return
+    if "image" in kinds or ("text" in kinds and model.text_encoder is None):
+        return
+    num_classes, captions, labels = model.gpt.config.num_classes, None, None
     if num_classes:
         labels = np.linspace(0, num_classes - 1, NUM_SAMPLES).astype(int)
         names = model.config.class_names
         captions = [names[label] if names else str(label) for label in labels]
     small = dataclasses.replace(model, batch_size=NUM_SAMPLES)
     images = small.sample(labels, num_images=NUM_SAMPLES, seed=seed)
-    save_png(path, image_grid(images, captions=captions), {"seed": seed})
+    columns = None
+    if images.ndim == 5:  # a video in each row
+        columns, captions = images.shape[1], None
+        images = images.reshape(-1, *images.shape[2:])
+    save_png(path, image_grid(images, columns, captions), {"seed": seed})

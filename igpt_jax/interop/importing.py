@@ -179,6 +179,7 @@ def _of_generator(kind: str, config: Any, before: ModelConfig) -> dict[str, Any]
     names = imagenet.class_names()
     return {
         "sampling": sampling,
+        "clean_captions": name == "llamagen-text",  # as LlamaGen's t5 features were made
         "class_names": names if config.num_classes == len(names) else (),
     }
 

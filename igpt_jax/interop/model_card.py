@@ -6,6 +6,8 @@ from typing import Any, Final
 import jax
 import numpy as np
 
+from igpt_jax.asking import kinds_of
+from igpt_jax.data.condition_images import EdgesConfig, GreyConfig, SmallConfig
 from igpt_jax.model import Model
 from igpt_jax.models.gpt import GPT
 from igpt_jax.tokenizers.palette import Palette
@@ -14,6 +16,7 @@ from igpt_jax.tokenizers.palette import Palette
 _WORDS: Final = {
     "card_accuracy": "cards that read as asked",
     "nats_per_token": "nats a token, validation",
+    "nats_per_caption_token": "nats a token of captions, validation",
     "bits_per_dim": "bits a dimension, validation",
     "marginal_entropy": "entropy of the tokens' marginal distribution, nats",
     "gain": "share by which the nats a token are under that entropy",
@@ -22,6 +25,13 @@ _WORDS: Final = {
     "lpips": "LPIPS of reconstructions",
     "rfid": "rFID of reconstructions",
     "usage": "share of codes used",
+}
+
+_MADE: Final = {
+    GreyConfig: "grey versions",
+    SmallConfig: "small versions",
+    EdgesConfig: "edges",
+    type(None): "any other",
 }
 
 
@@ -63,28 +73,70 @@ def model_card(
 
 def _front_matter(model: Model, layout: str) -> list[str]:
     gpt = model.gpt
-    is_text = isinstance(gpt, GPT) and gpt.config.text_len > 0
-    task = "text-to-image" if is_text else "unconditional-image-generation"
+    task = "unconditional-image-generation" if gpt is None else _task(model)
     library = "transformers" if layout == "transformers" else "igpt_jax"
     lines = ["---", f"library_name: {library}", "tags:", "- igpt_jax", "- jax"]
     return [*lines, *([f"pipeline_tag: {task}"] if gpt is not None else []), "---"]
+
+
+def _task(model: Model) -> str:
+    """The Hub's name for what a model does."""
+    kinds = _kinds(model)
+    made = "video" if _num_frames(model) > 1 else "image"
+    if "text" in kinds or "caption" in kinds:
+        return f"text-to-{made}"
+    if "image" in kinds:
+        return "image-to-image"
+    return "unconditional-image-generation"
 
 
 def _sentence(model: Model) -> str:
     size = model.tokenizer.image_size
     if model.gpt is None:
         return f"A tokenizer of {size} x {size} pictures, trained or imported with igpt_jax."
-    config = model.gpt.config
-    condition = "unconditional"
-    if isinstance(model.gpt, GPT) and model.gpt.config.text_len:
-        condition = "text-conditional"
-    elif config.num_classes:
-        condition = f"class-conditional ({config.num_classes:,} classes)"
+    config, frames = model.gpt.config, _num_frames(model)
+    made = "pictures" if frames == 1 else f"videos of {frames} frames"
+    asked = _conditions(model)
     return (
-        f"Draws {size} x {size} pictures, {condition}: {config.seq_len:,} tokens of "
-        f"{config.vocab_size:,} {'colours' if isinstance(model.tokenizer, Palette) else 'codes'} "
-        "each. Trained or imported with igpt_jax."
+        f"Draws {size} x {size} {made}, {f'given {asked}' if asked else 'unconditional'}: "
+        f"{config.seq_len:,} tokens of {config.vocab_size:,} "
+        f"{'colours' if isinstance(model.tokenizer, Palette) else 'codes'} each. "
+        "Trained or imported with igpt_jax."
     )
+
+
+def _conditions(model: Model) -> str:
+    """What a model is asked for, in words."""
+    *first, last = [_condition(model, kind) for kind in _kinds(model)] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _condition(model: Model, kind: str) -> str:
+    config: Any = getattr(model.gpt, "config", None)
+    match kind:
+        case "labels":
+            return f"a class ({config.num_classes:,} classes)"
+        case "attributes":
+            names = ", ".join(attribute.name for attribute in model.config.attributes)
+            return f"attributes ({names or len(config.attribute_sizes)})"
+        case "text":
+            return "a text, read by a frozen encoder"
+        case "caption":
+            return "a caption"
+        case _:
+            return f"another picture ({_MADE[type(model.config.cond_image)]})"
+
+
+def _kinds(model: Model) -> tuple[str, ...]:
+    return () if model.gpt is None else kinds_of(model.gpt.config)
+
+
+def _num_frames(model: Model) -> int:
+    """Frames of what a model draws; 1 for pictures."""
+    of_tokenizer = getattr(model.tokenizer.config, "num_frames", 1)
+    if of_tokenizer > 1 or not isinstance(model.gpt, GPT):
+        return of_tokenizer
+    return model.gpt.config.num_frames
 
 
 def _use(model: Model, layout: str, name: str) -> list[str]:
@@ -95,22 +147,37 @@ def _use(model: Model, layout: str, name: str) -> list[str]:
             f'model = ImageGPTForCausalImageModeling.from_pretrained("{name}")',
         ]
     else:
-        asked = "num_images=4"
-        gpt = model.gpt
-        if isinstance(gpt, GPT) and gpt.config.text_len:
-            asked = 'text="a red fox in the snow"'
-        elif gpt is not None and gpt.config.num_classes:
-            asked = f"labels=[0, {gpt.config.num_classes - 1}]"
-        size = model.tokenizer.image_size
-        draws = f"images = model.sample({asked}, seed=0)  # uint8 [b, {size}, {size}, 3]"
-        encodes = f"tokens = model.encode(images)  # of uint8 [b, {size}, {size}, 3]"
+        shape = f"[b, {model.tokenizer.image_size}, {model.tokenizer.image_size}, 3]"
+        drawn = (
+            shape if _num_frames(model) == 1 else shape.replace("b,", f"b, {_num_frames(model)},")
+        )
+        draws = f"images = model.sample({_asked(model)}, seed=0)  # uint8 {drawn}"
+        encodes = f"tokens = model.encode(images)  # of uint8 {shape}"
         lines = [
             "import igpt_jax",
             "",
             f'model = igpt_jax.load("{name}")',
-            encodes if gpt is None else draws,
+            encodes if model.gpt is None else draws,
         ]
+        if model.caption_tokenizer is not None:
+            lines.append(f"captions = model.caption(images)  # of uint8 {drawn}")
     return ["```python", *lines, "```"]
+
+
+def _asked(model: Model) -> str:
+    """An example of what a model may be asked for."""
+    kinds, asked = _kinds(model), []
+    if "labels" in kinds:
+        config: Any = getattr(model.gpt, "config", None)
+        asked.append(f"labels=[0, {config.num_classes - 1}]")
+    elif "text" in kinds or "caption" in kinds:
+        asked.append('text="a red fox in the snow"')
+    if model.config.attributes:
+        first = model.config.attributes[0]
+        asked.append(f'attributes={{"{first.name}": "{first.values[0]}"}}')
+    if "image" in kinds:
+        asked.append("cond_images=others")
+    return ", ".join(asked) or "num_images=4"
 
 
 def _parts(model: Model) -> list[str]:

@@ -261,6 +261,7 @@ class GPT(nn.Module):
         if asked.image is None:
             return prefix, outside, mask
         image = self.token_embedding[asked.image.tokens + config.head_size]
+        image = jnp.where(asked.image.is_null[:, None, None], 0, image)  # the last slot predicts
         if mask is None:
             mask = jnp.ones(prefix.shape[:2], bool)
         seen = jnp.broadcast_to(~asked.image.is_null[:, None], image.shape[:2])

@@ -26,11 +26,13 @@ class TextEncoder:
         module: the encoder.
         params: its parameters.
         tokenizer: its text tokenizer.
+        cleans: whether texts are cleaned first, as LlamaGen was trained; that leaves no Chinese.
     """
 
     module: T5Encoder
     params: Params
     tokenizer: TextTokenizer
+    cleans: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a tokenizer with ids that the encoder does not have."""
@@ -42,18 +44,18 @@ class TextEncoder:
             )
 
     def __call__(self, texts: Sequence[str], length: int, batch_size: int = 64) -> TextFeatures:
-        """Features of texts as LlamaGen was trained with them.
+        """Features of texts in `length` slots, padded on the left as LlamaGen has them.
 
-        Captions are cleaned, encoded in `length` slots, and padded on the left. Equal texts are
-        encoded once, in parts of `batch_size`.
+        Equal texts are encoded once, in parts of `batch_size`.
 
         Raises:
             UserError: a text is no text.
         """
         distinct = list(dict.fromkeys(texts))
         size = min(batch_size, len(distinct))
-        tokens, mask = self.tokenizer.encode([clean_caption(text) for text in distinct], length)
-        encode = partial(_encode, self.module, self.params)
+        read = [clean_caption(text) for text in distinct] if self.cleans else distinct
+        tokens, mask = self.tokenizer.encode(read, length)
+        encode = partial(encode_text, self.module, self.params)
         encoded = in_parts(encode, size, tokens, mask)
         place = {text: row for row, text in enumerate(distinct)}
         rows = np.array([place[text] for text in texts])
@@ -62,11 +64,12 @@ class TextEncoder:
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(
+def encode_text(
     module: T5Encoder,
     params: Params,
     tokens: Int[Array, "b t"] | Int[np.ndarray, "b t"],
     mask: Bool[Array, "b t"] | Bool[np.ndarray, "b t"],
 ) -> tuple[Float[Array, "b t d"], Bool[Array, "b t"]]:
+    """Features of text ids, padded on the left, and where they are text."""
     features: Any = module.apply({"params": params}, tokens, mask)
     return left_padded(features, jnp.asarray(mask))

@@ -32,6 +32,62 @@ def test_a_run_comes_back_from_its_export(tiny_run, tmp_path, capsys):
         assert min(picture.size) > 100
 
 
+def test_captions_and_pictures_are_asked_of_an_export(asked_run, tmp_path):
+    export(asked_run, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"caption_tokenizer.json", "samples.png"}
+    ours, theirs = igpt_jax.load(asked_run), igpt_jax.load(tmp_path / "out")
+    texts = ["a red card of hearts with the number 7 in the centre", "红桃"]
+    encoded = [model.caption_tokenizer.encode(texts, 24)[0] for model in (ours, theirs)]
+    np.testing.assert_array_equal(*encoded)
+    images = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
+    for asked in ({"text": texts}, {"cond_images": images}, {"text": texts, "cond_images": images}):
+        np.testing.assert_array_equal(ours.sample(**asked), theirs.sample(**asked))
+    assert ours.caption(images) == theirs.caption(images)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "given a caption and another picture (grey versions): 16 tokens" in card
+    assert 'model.sample(text="a red fox in the snow", cond_images=others, seed=0)' in card
+    assert "pipeline_tag: text-to-image" in card
+    assert (tmp_path / "out" / "samples.png").read_bytes() == (
+        asked_run / "samples.png"
+    ).read_bytes()
+    again = tmp_path / "again"
+    export(tmp_path / "out", again)
+    for name in ("caption_tokenizer.json", "config.json", "gpt.safetensors"):
+        assert (again / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_a_caption_tokenizer_from_a_file_is_named_without_its_path(asked_run, tmp_path):
+    tokenizer = asked_run / "caption_tokenizer.json"
+    exported = tmp_path / "out"
+    export(asked_run, exported)
+    config = json.loads((exported / "config.json").read_text())
+    config["caption_tokenizer"] = {"kind": "BPETokenizerConfig", "path": str(tokenizer)}
+    (exported / "config.json").write_text(json.dumps(config))
+    export(exported, tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "config.json").read_text())["caption_tokenizer"]
+    assert written["path"] == "caption_tokenizer.json"
+    ours, theirs = igpt_jax.load(exported), igpt_jax.load(tmp_path / "again")
+    np.testing.assert_array_equal(ours.sample(text="a card"), theirs.sample(text="a card"))
+
+
+def test_videos_are_asked_of_an_export(video_run, tmp_path):
+    export(video_run, tmp_path / "out")
+    ours, theirs = igpt_jax.load(video_run), igpt_jax.load(tmp_path / "out")
+    drawn = ours.sample([3, 9])
+    assert drawn.shape == (2, 4, 32, 32, 3)
+    np.testing.assert_array_equal(drawn, theirs.sample([3, 9]))
+    frames = drawn[:, 0]
+    np.testing.assert_array_equal(
+        ours.sample([3, 9], images=frames), theirs.sample([3, 9], images=frames)
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Draws 32 x 32 videos of 4 frames, given a class (98 classes): 64 tokens" in card
+    assert "# uint8 [b, 4, 32, 32, 3]" in card
+    with Image.open(tmp_path / "out" / "samples.png") as picture:
+        assert picture.height > 3 * picture.width  # 16 videos of 4 frames
+
+
 def test_the_card_tells_what_was_measured(tiny_run, tmp_path):
     export(tiny_run, tmp_path / "out", push=None)
     card = (tmp_path / "out" / "README.md").read_text()

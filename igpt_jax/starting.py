@@ -1,0 +1,181 @@
+"""Before the first stage of a run: what would fail later is refused, the directory is taken."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+from jax.sharding import Mesh
+
+from igpt_jax.config import RunConfig
+from igpt_jax.data.examples import Source, Split
+from igpt_jax.data.items import has_captions
+from igpt_jax.data.pairs import PairsConfig
+from igpt_jax.data.paths import expand_path
+from igpt_jax.data.sources import open_source
+from igpt_jax.data.transforms import deterministic
+from igpt_jax.errors import UserError
+from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.serialization import first_difference, from_dict, to_dict
+from igpt_jax.stored import TOKENIZER_CHECKPOINTS, read_text_encoder, read_tokenizer_config
+from igpt_jax.tokenizer_task import perceptual_distance
+from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
+from igpt_jax.tokenizers.palette import PaletteConfig
+from igpt_jax.training.checkpoint import latest_step
+from igpt_jax.training.sharding import check_batch_size, make_mesh
+
+logger = logging.getLogger("igpt_jax")
+
+# What may be changed when a run goes on: how it is watched and spread, not what it computes.
+CHANGEABLE: Final = (
+    "mesh", "num_threads", "max_broken_share", "wandb_project", "sampling", "samples",
+    "log_every", "eval_every", "eval_batches", "picture_every", "checkpoint_every",
+    "keep_last", "keep_best", "last_stage",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Started:
+    """What all stages of a run need.
+
+    Attributes:
+        config: the run, with what it takes from its tokenizer and data filled in.
+        workdir: its directory, which has its config.
+        mesh: devices.
+        sources: pictures of both splits.
+        distance: what the tokenizer's loss compares pictures by.
+    """
+
+    config: RunConfig
+    workdir: Path
+    mesh: Mesh
+    sources: dict[Split, Source]
+    distance: jax.tree_util.Partial
+
+
+def start(config: RunConfig, workdir: Path) -> Started:
+    """Opens what a run needs and takes its directory.
+
+    Raises:
+        UserError: something would fail later, or the directory has another run.
+    """
+    if jax.process_count() > 1:
+        raise UserError(
+            f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
+            "one process"
+        )
+    config = _with_text_encoder(_with_tokenizer(config, workdir)).resolved()
+    mesh = make_mesh(config.mesh)
+    sources: dict[Split, Source] = {
+        "train": open_source(config.data, "train"),
+        "validation": open_source(config.data, "validation"),
+    }
+    _check_asked(config, sources["train"])
+    _check_batches(config, mesh, sources)
+    if isinstance(config.tokenizer, PaletteConfig) and config.transform != deterministic(
+        config.transform
+    ):
+        logger.warning(
+            "transform: its random parts do not reach a GPT over a palette, whose tokens are "
+            "written once; encoding.views has mirrored and ten_crop"
+        )
+    distance = perceptual_distance(config)  # missing weights are found before the claim
+    _claim(config, workdir)
+    return Started(config, workdir, mesh, sources, distance)
+
+
+def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
+    """The config with the tokenizer of `tokenizer_path`, or of the copy that a run has made."""
+    if config.tokenizer_start is not None:
+        # Or a run finds only after compiling that nothing is there.
+        read_tokenizer_config(expand_path(config.tokenizer_start))
+    if config.tokenizer_path is None:
+        return config
+    has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
+    source = workdir if has_copy else expand_path(config.tokenizer_path)
+    return dataclasses.replace(config, tokenizer=read_tokenizer_config(source))
+
+
+def _with_text_encoder(config: RunConfig) -> RunConfig:
+    """The config with a path of the text encoder that holds wherever the model is drawn from."""
+    if config.text_encoder is None:
+        return config
+    directory = expand_path(config.text_encoder)
+    encoder, _ = read_text_encoder(directory)
+    if encoder.embed_dim != config.gpt.text_dim:
+        raise UserError(
+            f"gpt.text_dim: expected the text encoder's {encoder.embed_dim}, got "
+            f"{config.gpt.text_dim}"
+        )
+    if directory.is_absolute():  # as it was written, with its variables
+        return config
+    return dataclasses.replace(config, text_encoder=str(directory.absolute()))
+
+
+def _check_asked(config: RunConfig, source: Source) -> None:
+    """Refuses a GPT whose conditions the data does not have."""
+    gpt = config.gpt
+    if gpt.num_classes not in (0, source.num_classes):
+        raise UserError(
+            f"gpt.num_classes: expected the data's {source.num_classes} (or 0 for a model "
+            f"without classes), got {gpt.num_classes}"
+        )
+    name = "caption_len" if gpt.caption_len else "text_len"
+    if getattr(gpt, name) and not has_captions(source):
+        raise UserError(
+            f"gpt.{name}: expected data with captions, got none; set CardsConfig.captions, use "
+            f"CaptionedConfig, or set {name} to 0"
+        )
+    is_given = config.cond_image is not None or isinstance(config.data, PairsConfig)
+    if gpt.cond_image != is_given:
+        raise UserError(
+            f"gpt.cond_image: expected {is_given}, as there is {'a' if is_given else 'no'} picture "
+            "to make others from (cond_image, PairsConfig), got the opposite"
+        )
+
+
+def _check_batches(config: RunConfig, mesh: Mesh, sources: dict[Split, Source]) -> None:
+    """Refuses batches that do not divide, or that are larger than the data."""
+    stages = [("gpt_training", config.gpt_training)]
+    if isinstance(config.tokenizer, AutoencoderConfig) and not config.tokenizer_path:
+        stages.append(("tokenizer_training", config.tokenizer_training))
+    sizes = {split: len(source) for split, source in sources.items()}
+    for name, training in stages:
+        check_batch_size(training.global_batch_size, training.accumulation_steps, mesh)
+        if training.global_batch_size > min(sizes.values()):
+            raise UserError(
+                f"{name}.global_batch_size: expected at most {min(sizes.values())}, the pictures "
+                f"of the smaller of {sizes['train']} for training and {sizes['validation']} for "
+                f"validation, got {training.global_batch_size}"
+            )
+
+
+def _claim(config: RunConfig, workdir: Path) -> None:
+    """Writes the config into the directory, or checks that the run in it is the same."""
+    path, written = workdir / "config.json", to_dict(config)
+    if path.is_file():
+        before = read_json(path, f"delete {workdir} or use another --workdir")
+        with contextlib.suppress(UserError):  # fields that are new since then have their defaults
+            before = json.loads(json.dumps(to_dict(from_dict(RunConfig, before))))
+        different = first_difference(_fixed(before), _fixed(json.loads(json.dumps(written))))
+        if different:
+            raise UserError(
+                f"{workdir}: expected the config that its run started with, got another "
+                f"{different}; use another --workdir or delete this one"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, written)
+    except OSError as error:
+        raise UserError(f"{workdir}: expected a directory to write to: {error.strerror}") from error
+
+
+def _fixed(config: Any) -> Any:
+    """The part of a config dictionary that may not change."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _fixed(value) for key, value in config.items() if key not in CHANGEABLE}
