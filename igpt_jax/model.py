@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,17 +18,16 @@ from igpt_jax.asking import (
 )
 from igpt_jax.data.condition_images import make_condition_image
 from igpt_jax.data.known_signal import keep_known_signal
+from igpt_jax.drawer import Drawer
 from igpt_jax.errors import UserError
 from igpt_jax.model_config import Generator, ModelConfig, Tokenizer, num_tokens
 from igpt_jax.models.conditioning import Condition
 from igpt_jax.models.gpt import GPT
-from igpt_jax.models.orders import known_first
 from igpt_jax.models.var import VAR
-from igpt_jax.programs import decode_tokens, encode_images, in_parts, sequence_log_likelihood
+from igpt_jax.programs import decode_tokens, encode_images, in_parts
 from igpt_jax.sampling.guidance import GuidanceSchedule
 from igpt_jax.sampling.known import known_tokens, scattered_tokens
-from igpt_jax.sampling.sampler import SamplingConfig, generate, image_keys
-from igpt_jax.sampling.scales import generate_scales
+from igpt_jax.sampling.sampler import SamplingConfig, image_keys
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer
 from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.tokenizers.base import sees_time
@@ -224,20 +222,12 @@ class Model:
         gpt = self._generator
         if not isinstance(gpt, GPT) or self.caption_tokenizer is None:
             raise UserError("caption: expected a model with captions in its sequence, got another")
-        tokens, config = self.encode(images), gpt.config
+        tokens = self.encode(images)
+        asked: Any = self._condition(len(tokens))
+        asked = dataclasses.replace(asked, caption=None)
         sampling = SamplingConfig(temperature=temperature, top_p=top_p)
-        size = min(self.batch_size, len(tokens))
-        rows, cells = sampling.rows(size), jnp.arange(config.num_cells)
-        condition: Any = self._condition(len(tokens))
-        condition = dataclasses.replace(condition, caption=None)
-
-        def draw(keys: Array, condition: Condition, prompt: Array) -> Array:
-            order = jnp.tile(cells, (len(keys), 1))
-            return generate(gpt, self.params, keys, condition, rows, prompt, order=order)
-
         keys = image_keys(seed, np.arange(len(tokens)))
-        drawn = in_parts(draw, size, keys, condition, jnp.asarray(tokens))
-        return self.caption_tokenizer.decode(drawn[:, config.seq_len :] - config.vocab_size)
+        return self.caption_tokenizer.decode(self._drawer.captions(tokens, asked, keys, sampling))
 
     def sample_tokens(
         self,
@@ -268,57 +258,7 @@ class Model:
         if sampling.varies and isinstance(self.gpt, VAR):
             raise UserError("cfg_schedule: expected constant, as VAR has a schedule of its own")
         keys = image_keys(seed, np.arange(count))
-        best = self._draw(condition, keys, sampling, known, negative)
-        if best_of == 1:
-            return best
-        scores = self._score(best, condition)
-        for candidate in range(1, best_of):
-            others = jax.vmap(jax.random.fold_in, (0, None))(keys, _CANDIDATES + candidate)
-            tokens = self._draw(condition, others, sampling, known, negative)
-            score = self._score(tokens, condition)
-            best = np.where((score > scores)[:, None], tokens, best)
-            scores = np.maximum(score, scores)
-        return best
-
-    def _draw(
-        self,
-        condition: Condition,
-        keys: Array,
-        sampling: SamplingConfig,
-        known: tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]] | None,
-        negative: Condition,
-    ) -> Int[np.ndarray, "b l"]:
-        """Draws the tokens of one picture for each key."""
-        gpt = self._generator
-        size = min(self.batch_size, len(keys))
-        rows = sampling.rows(size, gpt.config.seq_len)
-        if isinstance(gpt, VAR):
-            tokenizer: Any = self.tokenizer
-
-            def draw_scales(keys: Array, labels: Array, negative: Array | None) -> Array:
-                return generate_scales(
-                    gpt, self.params, tokenizer, self.tokenizer_params, keys, labels, rows, negative
-                )
-
-            return in_parts(draw_scales, size, keys, condition, negative)
-        order = None
-        if isinstance(gpt, GPT) and gpt.config.order == "any" and known is not None:
-            order = known_first(jnp.asarray(known[1]))
-            cells = np.asarray(order)
-            given, is_given = (np.take_along_axis(array, cells, axis=1) for array in known)
-            known = given, is_given
-        # Leading tokens that all rows keep are read at once.
-        start = 0 if known is None else _leading(known[1])
-        prompt = None if known is None else jnp.asarray(known[0][:, :start])
-        if known is not None and known[1][:, start:].any():
-            scattered = jax.tree.map(jnp.asarray, known)
-        else:
-            scattered = None
-
-        def draw(keys: Array, condition: Condition, *others: Any) -> Array:
-            return generate(gpt, self.params, keys, condition, rows, *others)
-
-        return in_parts(draw, size, keys, condition, prompt, scattered, negative, order)
+        return self._drawer.best(condition, keys, sampling, known, negative, best_of)
 
     def encode(self, images: ArrayLike) -> Int[np.ndarray, "b l"]:
         """Tokens of pictures, uint8 [b h w 3], or of videos [b t h w 3]; int32.
@@ -371,24 +311,13 @@ class Model:
         """
         tokens = self.encode(images)
         condition = self._condition(len(tokens), labels, text, attributes, cond_images)
-        return self._score(tokens, condition)
+        return self._drawer.score(tokens, condition)
 
-    def _score(
-        self, tokens: Int[np.ndarray, "b l"], condition: Condition
-    ) -> Float[np.ndarray, " b"]:
-        """Log-likelihood in nats of tokens."""
-        gpt = self._generator
-
-        def judge(tokens: Array, condition: Condition) -> Array:
-            inputs: Any = tokens[:, :-1]
-            if isinstance(gpt, VAR):
-                inputs = self.tokenizer.apply(
-                    {"params": self.tokenizer_params}, tokens, method="next_inputs"
-                )
-            return sequence_log_likelihood(gpt, self.params, tokens, inputs, condition)
-
-        size = min(self.batch_size, len(tokens))
-        return in_parts(judge, size, jnp.asarray(tokens), condition)
+    @property
+    def _drawer(self) -> Drawer:
+        return Drawer(
+            self._generator, self.params, self.tokenizer, self.tokenizer_params, self.batch_size
+        )
 
     @property
     def _generator(self) -> Generator:
@@ -499,12 +428,3 @@ class Model:
                 f"{images.shape}; igpt_jax.data.transforms has center_crop and resize"
             )
         return images
-
-
-_CANDIDATES = 1 << 30  # above every position, which keys are folded with, too
-
-
-def _leading(is_known: Bool[np.ndarray, "b l"]) -> int:
-    """How many first tokens every row keeps; never all, for the sampler draws at least one."""
-    dropped = np.flatnonzero(~is_known.all(axis=0))
-    return int(dropped[0]) if len(dropped) else is_known.shape[1] - 1

@@ -22,7 +22,6 @@ from igpt_jax.data.pipeline import ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.data.text_items import with_text
 from igpt_jax.data.transforms import deterministic
-from igpt_jax.drawing import draw_samples
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
 from igpt_jax.jsonfile import read_json, write_json
@@ -30,6 +29,7 @@ from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
 from igpt_jax.programs import decode_tokens, encode_images
+from igpt_jax.run_samples import draw_samples
 from igpt_jax.serialization import from_dict, to_dict
 from igpt_jax.starting import Started, start
 from igpt_jax.stored import (
