@@ -52,7 +52,7 @@ def get_config() -> RunConfig:
             checkpoint_every=3_000,
         ),
         caption_tokenizer=TrainedBPEConfig(512),
-        orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.15),
+        orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.3),
         gpt=GPTConfig(
             num_layers=6,
             num_heads=6,

@@ -83,8 +83,9 @@ class RunConfig:
         text_encoder: directory of the frozen text encoder (igpt import --kind t5-encoder) of a GPT
             with `text_len`; it is read again from there to draw.
         caption_tokenizer: of a GPT with `caption_len`.
-        caption_loss_weight: of the mean loss of caption tokens, against that of picture tokens; an
-            eighth in DALL-E (Ramesh et al. 2021, section 2.2).
+        question_loss_weight: of the mean loss of what stands first, a caption or the picture that
+            it describes, against that of what stands behind; 1 to 7 in DALL-E (Ramesh et al. 2021,
+            section 2.2).
         orders: what training of a GPT of any order hides.
         gpt: the GPT; vocabularies, grid and frames that are not given are taken from the tokenizers
             and the data.
@@ -113,7 +114,7 @@ class RunConfig:
     cond_image: ConditionImageConfig | None = None
     text_encoder: str | None = None
     caption_tokenizer: CaptionTokenizerConfig | None = None
-    caption_loss_weight: float = 1 / 8
+    question_loss_weight: float = 1 / 8
     orders: OrdersConfig = field(default_factory=OrdersConfig)
     gpt: GPTConfig = field(default_factory=GPTConfig)
     gpt_training: TrainConfig = field(default_factory=TrainConfig)
@@ -159,9 +160,9 @@ class RunConfig:
                 f"{self.caption_tokenizer} and {self.gpt.caption_len}; "
                 "captions need both, such as ByteTokenizerConfig() and 128"
             )
-        if not 0 <= self.caption_loss_weight <= 1:
+        if not 0 <= self.question_loss_weight <= 1:
             raise UserError(
-                f"caption_loss_weight: expected a share in [0, 1], got {self.caption_loss_weight}"
+                f"question_loss_weight: expected a share in [0, 1], got {self.question_loss_weight}"
             )
 
     def _check_asked(self) -> None:

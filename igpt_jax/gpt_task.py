@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from igpt_jax.parameters import generator_inputs
 from igpt_jax.text.encoder import TextEncoder, encode_text
 from igpt_jax.training.loop import Task
 from igpt_jax.training.steps import Batch
-from igpt_jax.typing import Array, Float, Int, Params, PRNGKey
+from igpt_jax.typing import Array, Bool, Float, Leaf, Params, PRNGKey
 
 NUM_SHOWN = 16  # pictures of each grid while training
 
@@ -42,14 +42,15 @@ def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
 
     def loss(frozen: Params, params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         batch = with_features(encoder, frozen, batch)
-        picture, caption = token_losses(gpt, params, batch, key, config.orders)
+        rows = token_losses(gpt, params, batch, key, config.orders)
+        picture = _mean(rows.picture, ~rows.is_last)
         sub_pixels = gpt.config.num_frames * 3 * model.tokenizer.image_size**2
         metrics = {"bits_per_dim": bits_per_dim(picture, gpt.config.seq_len, sub_pixels)}
-        if caption is None:
+        if rows.caption is None:
             return picture, metrics
-        weight = config.caption_loss_weight
-        metrics |= {"picture_nats": picture, "caption_nats": caption}
-        return (1 - weight) * picture + weight * caption, metrics
+        answers = rows.is_last if config.orders.caption_last else ~rows.is_last
+        metrics |= {"picture_nats": picture, "caption_nats": _mean(rows.caption, answers)}
+        return weighed(rows, config.question_loss_weight), metrics
 
     def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
         rows = {name: jnp.asarray(values[:NUM_SHOWN]) for name, values in batch.items()}
@@ -82,12 +83,35 @@ def with_features(encoder: TextEncoder | None, params: Params, batch: Batch) -> 
     return {**batch, "text_features": features, "text_mask": mask}
 
 
+class TokenLosses(NamedTuple):
+    """Mean negative log-likelihood in nats of the tokens of each row; padding is left out.
+
+    Attributes:
+        picture: float `[b]`.
+        caption: float `[b]`, 0 where there is none; None of models without captions.
+        is_last: bool `[b]`, rows whose caption stands behind the picture.
+    """
+
+    picture: Leaf
+    caption: Leaf | None
+    is_last: Leaf
+
+
+def weighed(rows: TokenLosses, question_weight: float) -> Float[Array, ""]:
+    """The loss: of each row, what stands last is the answer, what stands before the question."""
+    assert rows.caption is not None
+    question = jnp.where(rows.is_last, rows.picture, rows.caption)
+    answer = jnp.where(rows.is_last, rows.caption, rows.picture)
+    return jnp.mean(question_weight * question + (1 - question_weight) * answer)
+
+
 def token_losses(
     gpt: GPT, params: Params, batch: Batch, key: PRNGKey | None, orders: OrdersConfig
-) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
-    """Mean negative log-likelihood in nats of picture tokens and of caption tokens.
+) -> TokenLosses:
+    """Predicts each token of pictures and captions from those before it.
 
-    Padding is left out of both. Without a key, nothing is random and captions stand first.
+    Without a key nothing is random, and captions stand behind every second picture, if training has
+    any there.
     """
     config, tokens = gpt.config, batch["tokens"]
     asked, rngs, order = asked_of(config, batch), {}, None
@@ -102,6 +126,8 @@ def token_losses(
             known = random_known(order_key, len(tokens), config.grid_shape, orders)
             order = known_first(jnp.tile(known, config.num_frames))
             is_last = jax.random.bernoulli(last_key, orders.caption_last, is_last.shape)
+    elif given is not None and orders.caption_last:
+        is_last = jnp.arange(len(tokens)) % 2 == 1
     caption, padding = asked.caption, None
     if caption is not None and given is not None:
         # Captions that stand last are what is read off a picture, and never dropped.
@@ -122,10 +148,10 @@ def token_losses(
     )
     nats = token_nll(logits, tokens)
     if caption is None:
-        return nats.mean(), None
+        return TokenLosses(nats.mean(axis=1), None, is_last)
     assert order is not None
     in_caption, counted = is_word(config, order, caption)
-    return _mean(nats, ~in_caption), _mean(nats, counted)
+    return TokenLosses(_mean(nats, ~in_caption, 1), _mean(nats, counted, 1), is_last)
 
 
 def asked_of(config: GPTConfig, batch: Batch) -> Conditions:
@@ -172,5 +198,8 @@ def _drop_rows(config: GPTConfig, asked: Conditions, key: PRNGKey) -> Conditions
     return jax.tree.map(choose, null_condition(asked, config.num_classes), asked)
 
 
-def _mean(values: Float[Array, "b s"], counted: Int[Array, "b s"] | Array) -> Float[Array, ""]:
-    return jnp.sum(values * counted) / jnp.maximum(jnp.sum(counted), 1)
+def _mean(
+    values: Float[Array, "*n"], counted: Bool[Array, "*n"], axis: int | None = None
+) -> Float[Array, "..."]:
+    total = jnp.sum(values * counted, axis=axis)
+    return total / jnp.maximum(jnp.sum(counted, axis=axis), 1)

@@ -55,17 +55,19 @@ def losses(key, config=TASK, orders=None):
     found = jax.jit(
         lambda params, batch: task.token_losses(GPT(config), params, batch, key, orders)
     )(PARAMS, batch_of(ROWS))
-    return [float(loss) for loss in found]
+    return np.stack([found.picture, found.caption])
 
 
 def expected_losses(rows):
-    """Means over all tokens of pictures, and over all words."""
-    picture, caption = [], []
+    """Means over the tokens of each picture, and over its words."""
+    means = []
     for row in rows:
+        picture, caption = [], []
         nats = -reference(TASK, PARAMS, row)
         for (cell, token), given in zip(sequence_of(TASK, row), nats, strict=True):
             (caption if cell >= TASK.seq_len else picture).append(given[token])
-    return [np.mean(picture), np.mean(caption) if caption else 0.0]
+        means.append([np.mean(picture), np.mean(caption) if caption else 0.0])
+    return np.transpose(means)
 
 
 def set_known(monkeypatch):
@@ -105,16 +107,21 @@ def test_training_losses_equal_a_reference(is_last, is_dropped, monkeypatch):
 
 
 def test_evaluation_is_not_random():
-    """In raster order, captions first, nothing dropped, whatever training does."""
+    """In raster order, captions first and last in turn, nothing dropped, whatever training does."""
+    order = list(range(TASK.seq_len))
     rows = [
-        dataclasses.replace(row, is_last=False, order=list(range(TASK.seq_len))) for row in ROWS
+        dataclasses.replace(row, is_last=place % 2 == 1, order=order)
+        for place, row in enumerate(ROWS)
     ]
     found = losses(None)
     np.testing.assert_allclose(found, expected_losses(rows), rtol=1e-5)
     wild = dataclasses.replace(
         TASK, cond_drop_prob=0.9, attribute_drop_prob=0.9, residual_dropout=0.9, embed_dropout=0.9
     )
-    assert losses(None, wild, OrdersConfig(caption_last=1.0)) == found
+    np.testing.assert_array_equal(losses(None, wild, OrdersConfig(caption_last=1.0)), found)
+    first = [dataclasses.replace(row, is_last=False) for row in rows]
+    found = losses(None, orders=OrdersConfig(caption_last=0.0))
+    np.testing.assert_allclose(found, expected_losses(first), rtol=1e-5)
 
 
 @pytest.mark.parametrize("is_last", [False, True])
@@ -126,7 +133,8 @@ def test_padding_is_never_learned(is_last):
     def gradient(params):
         def loss(params):
             key = jax.random.key(1)
-            return sum(task.token_losses(GPT(TASK), params, batch_of(ROWS), key, orders))
+            rows = task.token_losses(GPT(TASK), params, batch_of(ROWS), key, orders)
+            return task.weighed(rows, 0.5)
 
         return jax.grad(loss)(params)["token_embedding"]
 
@@ -183,7 +191,7 @@ def test_nothing_is_dropped_of_nothing():
     assert task.drop(TASK, Conditions(), jax.random.key(0)) == Conditions()
 
 
-def test_the_loss_weighs_captions_and_pictures():
+def test_the_loss_weighs_question_and_answer():
     gpt = dataclasses.replace(
         TASK,
         vocab_size=24,
@@ -195,7 +203,9 @@ def test_the_loss_weighs_captions_and_pictures():
         num_classes=0,
         attribute_sizes=(),
     )
-    config = tiny_config(gpt=gpt, caption_tokenizer=ByteTokenizerConfig(), caption_loss_weight=0.25)
+    config = tiny_config(
+        gpt=gpt, caption_tokenizer=ByteTokenizerConfig(), question_loss_weight=0.25
+    )
     tokenizer = build_tokenizer(config.tokenizer)
     model = Model(ModelConfig(config.tokenizer, gpt), tokenizer, {}, GPT(gpt))
     tokens, cond_tokens = np.random.default_rng(0).integers(0, 24, (2, SIZE, 16))
@@ -206,8 +216,15 @@ def test_the_loss_weighs_captions_and_pictures():
     loss, metrics = jax.jit(
         lambda params: task.gpt_task(config, model, Path()).loss(params, batch, None)
     )(random_params(gpt))
-    picture, caption = float(metrics["picture_nats"]), float(metrics["caption_nats"])
-    assert picture != pytest.approx(caption, rel=1e-2)
-    np.testing.assert_allclose(loss, 0.75 * picture + 0.25 * caption, rtol=1e-5)
-    bits = picture * 16 / math.log(2) / (32 * 32 * 3)
+    rows = task.token_losses(GPT(gpt), random_params(gpt), batch, None, config.orders)
+    expected, picture, caption = [], [], []
+    for place in range(SIZE):
+        one, other = float(rows.picture[place]), float(rows.caption[place])
+        question, answer = (one, other) if place % 2 else (other, one)
+        expected.append(0.25 * question + 0.75 * answer)
+        (caption if place % 2 else picture).append(answer)
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+    np.testing.assert_allclose(metrics["caption_nats"], np.mean(caption), rtol=1e-5)
+    np.testing.assert_allclose(metrics["picture_nats"], np.mean(picture), rtol=1e-5)
+    bits = np.mean(picture) * 16 / math.log(2) / (32 * 32 * 3)
     np.testing.assert_allclose(metrics["bits_per_dim"], bits, rtol=1e-5)
