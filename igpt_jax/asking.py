@@ -1,6 +1,8 @@
 """What a caller asks of a model, checked and in the form that the model takes."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from igpt_jax.models.conditioning import (
 from igpt_jax.models.gpt_config import GPTConfig
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer
 from igpt_jax.text.encoder import TextEncoder
-from igpt_jax.typing import Array, Int
+from igpt_jax.typing import Array, Bool, Int
 
 AskedAttributes: TypeAlias = ArrayLike | Mapping[str, str | int] | Sequence[Mapping[str, str | int]]
 """Values by the names of attributes, for all pictures or for each; or whole numbers [a], [b a]."""
@@ -29,6 +31,18 @@ NO_ENCODER = (
     "text: expected a text encoder in the model's directory, found none; import it there: igpt "
     "import SOURCE --kind t5-encoder --to DIR"
 )
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuses what is no number of things."""
+    if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+        raise UserError(f"{name}: expected a whole number of at least 1, got {value}")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses seeds that would stand for others."""
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"seed: expected 0 <= seed < 2^32, got {seed}")
 
 
 def kinds_of(config: GeneratorConfig) -> tuple[str, ...]:
@@ -43,55 +57,141 @@ def is_guidable(config: GeneratorConfig) -> bool:
     return bool(kinds_of(config)) and config.cond_drop_prob > 0
 
 
-def read_request(
-    config: GeneratorConfig,
-    count: int,
-    *,
-    labels: Any,
-    text: str | Sequence[str] | None,
-    attributes: Any,
-    cond_tokens: Int[np.ndarray, "b l"] | None,
-    text_encoder: TextEncoder | None,
-    caption_tokenizer: CaptionTokenizer | None,
-    batch_size: int,
-    attribute_names: Sequence[AttributeConfig] = (),
-) -> Condition:
-    """The condition of `count` pictures; what is not asked for is null.
+@dataclass(frozen=True)
+class Request:
+    """What is asked of each picture; one row may stand for all, and None is not asked.
+
+    Attributes:
+        labels: classes.
+        text: what pictures show; an empty text, or None in a list, asks for nothing.
+        attributes: see `AskedAttributes`.
+        cond_tokens: int [b l], of what pictures are made from.
+    """
+
+    labels: Any = None
+    text: str | Sequence[str | None] | None = None
+    attributes: Any = None
+    cond_tokens: Int[np.ndarray, "b l"] | None = None
+
+    @property
+    def is_of_picture_alone(self) -> bool:
+        """Whether nothing is asked but that pictures be made from others."""
+        others = (self.labels, self.text, self.attributes)
+        return self.cond_tokens is not None and all(given is None for given in others)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads requests for a model.
+
+    Attributes:
+        config: of the model.
+        text_encoder: texts to features.
+        caption_tokenizer: texts to tokens.
+        attributes: their names and values.
+        batch_size: texts encoded at once.
+    """
+
+    config: GeneratorConfig
+    text_encoder: TextEncoder | None
+    caption_tokenizer: CaptionTokenizer | None
+    attributes: Sequence[AttributeConfig]
+    batch_size: int
+
+    def read(self, request: Request, count: int) -> Condition:
+        """The condition of `count` pictures; what is not asked for is null.
+
+        Raises:
+            UserError: the model cannot take it.
+        """
+        kinds, given = kinds_of(self.config), {}
+        _refuse_others(kinds, request)
+        if "labels" in kinds:
+            given["labels"] = _labels(self.config, request.labels, count)
+        if "attributes" in kinds:
+            given["attributes"] = _attributes(
+                self.config, request.attributes, count, self.attributes
+            )
+        if "text" in kinds:
+            given["text"] = self._features(request.text, count)
+        if "caption" in kinds:
+            given["caption"] = self._caption(request.text, count)
+        if "image" in kinds:
+            given["image"] = _cond_image(self.config, request.cond_tokens, count)
+        if kinds in ((), ("labels",)):
+            return given.get("labels")
+        return Conditions(**given)
+
+    def _features(self, text: Any, count: int) -> TextFeatures:
+        if self.text_encoder is None:
+            raise UserError(NO_ENCODER)
+        config: Any = self.config
+        texts, is_null = _texts(config, text, count)
+        features = self.text_encoder(texts, config.text_len, self.batch_size)
+        return TextFeatures(features.features, features.mask, jnp.asarray(is_null))
+
+    def _caption(self, text: Any, count: int) -> Caption:
+        if self.caption_tokenizer is None:
+            raise UserError("text: expected the model's caption tokenizer, found none")
+        config: Any = self.config
+        texts, is_null = _texts(config, text, count)
+        for written in set(texts):
+            needed = self.caption_tokenizer.max_length([written])
+            if needed > config.caption_len:
+                raise UserError(
+                    f"text: expected at most {config.caption_len} tokens with the end, got "
+                    f"{needed}: {written[:60]!r}; shorten it"
+                )
+        tokens, mask = self.caption_tokenizer.encode(texts, config.caption_len)
+        lengths = np.where(is_null, 0, mask.sum(axis=1))
+        return Caption(jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32))
+
+
+def count_pictures(num_images: int | None, **given: Any) -> int:
+    """How many pictures are asked for, by the rows that are given; one row stands for all.
 
     Raises:
-        UserError: the model cannot take it.
+        UserError: the request contradicts itself.
     """
-    kinds = kinds_of(config)
-    _refuse_others(kinds, labels, text, attributes, cond_tokens)
-    given: dict[str, Any] = {}
-    if "labels" in kinds:
-        given["labels"] = _labels(config, labels, count)
-    if "attributes" in kinds:
-        given["attributes"] = _attributes(config, attributes, count, attribute_names)
-    if "text" in kinds:
-        given["text"] = _features(config, text, count, text_encoder, batch_size)
-    if "caption" in kinds:
-        given["caption"] = _caption(config, text, count, caption_tokenizer)
-    if "image" in kinds:
-        given["image"] = _cond_image(config, cond_tokens, count)
-    if kinds in ((), ("labels",)):
-        return given.get("labels")
-    return Conditions(**given)
+    said = {name: rows for name, value in given.items() if (rows := _num_rows(name, value))}
+    counts = {rows for rows in said.values() if rows > 1}
+    if num_images is not None:
+        counts.add(num_images)
+        said["num_images"] = num_images
+    if len(counts) > 1:
+        raise UserError(f"expected one number of pictures, got {said}")
+    return next(iter(counts), 1)
 
 
-def _refuse_others(
-    kinds: tuple[str, ...], labels: Any, text: Any, attributes: Any, cond_tokens: Any
-) -> None:
+def _num_rows(name: str, value: Any) -> int | None:
+    if value is None or (name == "labels" and np.ndim(value) == 0) or isinstance(value, str):
+        return None
+    rows = num_attribute_rows(value) if name == "attributes" else len(value)
+    if rows == 0:
+        raise UserError(f"{name}: expected at least 1 row, got none")
+    return rows
+
+
+def _spread(name: str, rows: Any, count: int) -> Any:
+    """One row for each picture, where one is given for all."""
+    if len(rows) not in (1, count):
+        raise UserError(f"{name}: expected {count}, one a picture, got {len(rows)}")
+    if len(rows) == count:
+        return rows
+    return np.repeat(rows, count, axis=0) if isinstance(rows, np.ndarray) else list(rows) * count
+
+
+def _refuse_others(kinds: tuple[str, ...], request: Request) -> None:
     takes_text = "text" in kinds or "caption" in kinds
-    if text is not None and not takes_text:
+    if request.text is not None and not takes_text:
         raise UserError("text: expected none, for the model is not text-conditional")
-    if labels is not None and "labels" not in kinds:
+    if request.labels is not None and "labels" not in kinds:
         if takes_text:
             raise UserError("labels: expected none, for the model is text-conditional; pass text")
         raise UserError("labels: expected none, for the model has no classes")
-    if attributes is not None and "attributes" not in kinds:
+    if request.attributes is not None and "attributes" not in kinds:
         raise UserError("attributes: expected none, for the model has none")
-    if cond_tokens is not None and "image" not in kinds:
+    if request.cond_tokens is not None and "image" not in kinds:
         raise UserError("cond_images: expected none, for the model makes pictures from none")
 
 
@@ -104,9 +204,7 @@ def _labels(config: GeneratorConfig, labels: Any, count: int) -> Int[Array, " b"
     ids = np.asarray(labels)
     if not np.issubdtype(ids.dtype, np.integer) or ids.ndim > 1:
         raise UserError(f"labels: expected whole numbers, got {labels!r}")
-    ids = np.broadcast_to(ids, (count,)) if ids.ndim == 0 else ids
-    if len(ids) != count:
-        raise UserError(f"labels: expected {count}, one a picture, got {len(ids)}")
+    ids = _spread("labels", np.atleast_1d(ids), count)
     if ids.min() < 0 or ids.max() >= num_classes:
         raise UserError(
             f"labels: expected classes 0 to {num_classes - 1}, got {ids.min()} to {ids.max()}"
@@ -128,9 +226,7 @@ def _attributes(
 ) -> Int[Array, "b a"]:
     sizes = config.attribute_sizes
     given = [-1] * len(sizes) if attributes is None else _numbered(attributes, names)
-    rows = given if num_attribute_rows(given) is not None else [given] * count
-    if len(rows) != count:
-        raise UserError(f"attributes: expected {count}, one row a picture, got {len(rows)}")
+    rows = _spread("attributes", given if num_attribute_rows(given) else [given], count)
     values = [np.asarray(row) for row in rows]
     if any(
         row.shape != (len(sizes),) or not np.issubdtype(row.dtype, np.integer) for row in values
@@ -143,6 +239,8 @@ def _attributes(
         raise UserError(
             f"attributes: expected values below {sizes}, or -1 for any, got {attributes!r}"
         )
+    if (table == -1).any() and not (config.attribute_drop_prob or is_guidable(config)):
+        raise UserError("attributes: expected all of them, as training left none open, got fewer")
     return jnp.asarray(table, jnp.int32)
 
 
@@ -160,35 +258,32 @@ def _numbered(attributes: Any, names: Sequence[AttributeConfig]) -> Any:
     return attribute_values(names, attributes)
 
 
-def _texts(text: str | Sequence[str] | None, count: int) -> list[str]:
-    texts = [text or ""] * count if text is None or isinstance(text, str) else list(text)
-    wrong = next((given for given in texts if not isinstance(given, str)), None)
+def _texts(
+    config: GeneratorConfig, text: str | Sequence[str | None] | None, count: int
+) -> tuple[list[str], Bool[np.ndarray, " b"]]:
+    """A text a picture, and which of them ask for nothing."""
+    rows = [text] if text is None or isinstance(text, str) else list(text)
+    wrong = next((row for row in rows if not isinstance(row, str | None)), None)
     if wrong is not None:
         raise UserError(f"text: expected texts, got {wrong!r}")
-    return texts
-
-
-def _features(
-    config: Any, text: Any, count: int, encoder: TextEncoder | None, batch_size: int
-) -> TextFeatures:
-    if encoder is None:
-        raise UserError(NO_ENCODER)
-    features = encoder(_texts(text, count), config.text_len, batch_size)
-    return TextFeatures(features.features, features.mask, jnp.full(count, text is None))
-
-
-def _caption(config: Any, text: Any, count: int, tokenizer: CaptionTokenizer | None) -> Caption:
-    if tokenizer is None:
-        raise UserError("text: expected the model's caption tokenizer, found none")
-    tokens, mask = tokenizer.encode(_texts(text, count), config.caption_len)
-    lengths = mask.sum(axis=1) if text is not None else np.zeros(count, int)
-    return Caption(jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32))
+    texts = [row or "" for row in _spread("text", rows, count)]
+    is_null = np.asarray([not row for row in texts])
+    if is_null.any() and not is_guidable(config):
+        raise UserError("text: expected one for each picture, as training left none out, got none")
+    return texts, is_null
 
 
 def _cond_image(config: Any, cond_tokens: Int[np.ndarray, "b l"] | None, count: int) -> CondImage:
     if cond_tokens is None:
         if not is_guidable(config):
             raise UserError("cond_images: expected pictures to make others from, got none")
-        cond_tokens = np.zeros((count, config.cond_len), np.int32)
-        return CondImage(jnp.asarray(cond_tokens), jnp.ones(count, bool))
-    return CondImage(jnp.asarray(cond_tokens), jnp.zeros(count, bool))
+        return CondImage(jnp.zeros((count, config.cond_len), jnp.int32), jnp.ones(count, bool))
+    rows = _spread("cond_images", cond_tokens, count)
+    return CondImage(jnp.asarray(rows), jnp.zeros(count, bool))
+
+
+def without_picture(condition: Condition) -> Condition:
+    """The same without the picture that pictures are made from."""
+    asked: Any = condition
+    image = dataclasses.replace(asked.image, is_null=jnp.ones_like(asked.image.is_null))
+    return dataclasses.replace(asked, image=image)

@@ -176,9 +176,17 @@ def sample(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("--mask", type=Path, help="a picture, white where --image is drawn anew")
     parser.add_argument(
+        "--vary", type=float, help="share of --image that is drawn anew, here and there"
+    )
+    parser.add_argument(
         "--keep", type=float, help="share of --image that is kept, from the top; default 0.5"
     )
     parser.add_argument("--cond-image", type=Path, help="a picture to make others from")
+    parser.add_argument(
+        "--cond-is-made",
+        action="store_true",
+        help="--cond-image is what the model makes of pictures, such as a sketch of edges",
+    )
     parser.add_argument(
         "--attributes",
         type=_attributes,
@@ -193,17 +201,27 @@ def sample(argv: list[str]) -> dict[str, Any]:
         choices=("constant", "linear", "power_cosine"),
         help="guidance of every token alike, or growing from 1",
     )
+    parser.add_argument("--cfg-power", type=float, help="above 1, power_cosine grows later")
+    parser.add_argument(
+        "--cfg-interval",
+        type=float,
+        nargs=2,
+        metavar=("START", "END"),
+        help="shares of the tokens between which there is guidance",
+    )
     parser.add_argument("--negative-labels", type=_integers, help="classes to lead away from")
     parser.add_argument("--negative-text", help="text to lead away from")
     parser.add_argument("--best-of", type=int, default=1, help="candidates of each picture")
     parser.add_argument("--temperature", type=float, help="0 = most probable token")
     parser.add_argument("--top-k", type=int, help="tokens to draw from, 0 = all")
     parser.add_argument("--top-p", type=float, help="mass to draw from, 1 = all")
+    parser.add_argument("--num-frames", type=int, help="of videos longer than the model's")
     parser.add_argument("--fps", type=float, default=4.0, help="frames a second, of videos")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: DIR/sample.png, or ./sample.png")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)
+    from igpt_jax.models.gpt import GPT
     from igpt_jax.sampling.output import (
         check_output,
         complete_settings,
@@ -217,6 +235,8 @@ def sample(argv: list[str]) -> dict[str, Any]:
     here = Path(args.directory) if Path(args.directory).is_dir() else Path()
     out = args.out or here / "sample.png"
     check_output(out)
+    if args.cfg_interval is not None:
+        args.cfg_interval = tuple(args.cfg_interval)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed: expected 0 <= seed < 2^32, got {args.seed}")
     if args.num_images is not None and args.num_images < 1:
@@ -225,51 +245,48 @@ def sample(argv: list[str]) -> dict[str, Any]:
     repeats = args.num_images or 1
     labels = None if args.labels is None else [n for n in args.labels for _ in range(repeats)]
     count = repeats if labels is None else len(labels)
-    images = mask = None
+    is_video = isinstance(model.gpt, GPT) and model.gpt.config.num_frames > 1
+    check_output(out, is_video=is_video, fps=args.fps)
+    size, images, mask, cond_images = model.tokenizer.image_size, None, None, None
     if args.image is not None:
-        image = read_image(args.image, model.tokenizer.image_size)
-        images = image[None].repeat(count, axis=0)
-    cond_images = None
+        images = read_image(args.image, size)[None]
     if args.cond_image is not None:
-        cond_image = read_cond_image(args.cond_image, model.tokenizer.image_size)
-        cond_images = cond_image[None].repeat(count, axis=0)
+        cond_images = read_cond_image(args.cond_image, size)[None]
     if args.mask is not None:
-        if args.image is None or args.keep is not None:
-            raise UserError("--mask: expected --image and no --keep; a mask says what is kept")
-        mask = read_mask(args.mask, model.tokenizer.image_size)
-    keep = 0.5 if args.keep is None else args.keep
-    given = {
-        name: getattr(args, name)
-        for name in ("temperature", "cfg_scale", "cfg_schedule", "top_k", "top_p")
-        if getattr(args, name) is not None
-    }
+        mask = read_mask(args.mask, size)
+    how = [field.name for field in dataclasses.fields(model.config.sampling)]
+    given = {name: getattr(args, name) for name in how if getattr(args, name) is not None}
     negative_labels = args.negative_labels
-    if negative_labels is not None:  # one for all, or one a label
-        one = len(negative_labels) == 1
-        negative_labels = (
-            negative_labels[0] if one else [n for n in negative_labels for _ in range(repeats)]
-        )
+    if negative_labels is not None and len(negative_labels) > 1:  # one a label
+        negative_labels = [n for n in negative_labels for _ in range(repeats)]
+    asked: dict[str, Any] = {
+        "labels": labels,
+        "text": args.text,
+        "attributes": args.attributes,
+        "cond_images": cond_images,
+        "cond_is_made": args.cond_is_made,
+        "negative_labels": negative_labels,
+        "negative_text": args.negative_text,
+        **given,
+    }
+    parts: dict[str, Any] = {"keep": args.keep, "mask": mask, "vary": args.vary}
     drawn = model.sample(
-        labels,
-        text=args.text,
+        **asked,
+        **parts,
         num_images=count,
         seed=args.seed,
         images=images,
-        keep=keep,
-        mask=mask,
         image_size=args.image_size,
-        attributes=args.attributes,
-        cond_images=cond_images,
-        negative_labels=negative_labels,
-        negative_text=args.negative_text,
         best_of=args.best_of,
-        **given,
     )
+    if args.num_frames is not None:
+        drawn = model.extend(drawn, args.num_frames, seed=args.seed, **asked)
     settings = dataclasses.asdict(dataclasses.replace(model.config.sampling, **given))
-    settings |= {"seed": args.seed, "text": args.text, "best_of": args.best_of}
-    settings |= {"negative_labels": negative_labels, "negative_text": args.negative_text}
-    settings |= {"keep": keep if images is not None and mask is None else None}
-    settings |= {"attributes": args.attributes}
+    used = ("seed", "text", "best_of", "negative_text", "keep", "vary", "attributes")
+    settings |= {name: getattr(args, name) for name in used}
+    files = {name: getattr(args, name) for name in ("image", "mask", "cond_image")}
+    settings |= {name: None if path is None else path.name for name, path in files.items()}
+    settings |= {"negative_labels": negative_labels}
     names = model.config.class_names
     made_by = complete_settings(settings, labels, count, names)
     write_images(out, drawn, made_by, fps=args.fps)

@@ -11,6 +11,7 @@ from igpt_jax.data.attributes import attribute_sizes, attributes_of
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.condition_images import ConditionImageConfig
 from igpt_jax.data.encode import EncodingConfig
+from igpt_jax.data.pairs import PairsConfig
 from igpt_jax.data.sources import DataConfig, num_frames
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.dtypes import DTypeName
@@ -133,6 +134,7 @@ class RunConfig:
             raise UserError(f"seed: expected 0 <= seed < 2^32, got {self.seed}")
         self._check_tokenizer_training()
         self._check_captions()
+        self._check_cond_image()
         self._check_asked()
         if self.sampling.cfg_scale != 1 and not (self.gpt.kinds and self.gpt.cond_drop_prob):
             raise UserError(
@@ -177,6 +179,16 @@ class RunConfig:
             without = "() for a model without attributes"
             wanted = f"the data's {sizes}, or {without}" if sizes else f"{without}, as the data has"
             raise UserError(f"gpt.attribute_sizes: expected {wanted}, got {ours}")
+
+    def _check_cond_image(self) -> None:
+        if self.cond_image is None:
+            return
+        if num_frames(self.data) > 1 or isinstance(self.data, PairsConfig):
+            what = "videos" if num_frames(self.data) > 1 else "pairs, which have pictures to make"
+            raise UserError(f"cond_image: expected None for {what} others from, got one")
+        factor, size = getattr(self.cond_image, "factor", 1), self.transform.image_size
+        if size % factor:
+            raise UserError(f"cond_image.factor: expected a divisor of {size}, got {factor}")
 
     def _check_tokenizer_training(self) -> None:
         """Refuses what a tokenizer's training would ignore or fail at."""

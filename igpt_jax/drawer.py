@@ -21,6 +21,8 @@ Known = tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]
 """Tokens, and which of them are kept."""
 
 _CANDIDATES = 1 << 30  # above every position, which keys are folded with, too
+_PROMPTS = 8  # lengths of what is read at once: each is a program of its own
+PARTS = 1 << 29  # the same, of the windows of a long video
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Drawer:
             known = given, is_given
         # Leading tokens that all rows keep are read at once.
         start = 0 if known is None else _leading(known[1])
+        start -= start % max(1, gpt.config.seq_len // _PROMPTS)
         prompt = None if known is None else jnp.asarray(known[0][:, :start])
         if known is not None and known[1][:, start:].any():
             scattered = jax.tree.map(jnp.asarray, known)

@@ -13,7 +13,7 @@ from igpt_jax.data.card_videos import CardVideoSource
 from igpt_jax.data.cards import CardSource, combination
 from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.items import to_views
-from igpt_jax.data.known_signal import known_signal_psnr
+from igpt_jax.data.known_signal import keep_known_signal, known_signal_psnr
 from igpt_jax.data.random_words import random_words
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.transforms import deterministic
@@ -113,6 +113,8 @@ def faithfulness(
     train, validation = sources["train"], sources["validation"]
     if not isinstance(train, CardSource) or not isinstance(validation, CardSource):
         raise UserError("faithfulness: expected a run on cards, whose pictures can be read")
+    if not (config.gpt.caption_len or config.gpt.text_len):
+        raise UserError("faithfulness: expected a run on cards with captions")
     languages: tuple[Language, ...] = ("en", "zh")
     held_out = [i for i in range(len(validation)) if validation.is_held_out(i)]
     asked = {
@@ -130,11 +132,13 @@ def faithfulness(
                 continue
             images = model.sample(text=[text or "" for text in texts], seed=seed)
             result[f"{name}_{language}"] = card_faithfulness(images, cards)
+    result["num_images"] = {name: len(indices) for name, (_, indices) in asked.items()}
+    if not config.gpt.caption_len:
+        return result
     indices = list(range(min(count, len(validation))))
     captions = model.caption(prepared(config, validation, indices)["image"], seed=seed)
     cards = [validation.card(i) for i in indices]
     result["captions"] = caption_accuracy(captions, cards)
-    result["num_images"] = {name: len(indices) for name, (_, indices) in asked.items()}
     result["num_combinations"] = len({combination(card) for card in cards})
     return result
 
@@ -173,21 +177,23 @@ def retrieval(
 
     There are fewer candidates where the pictures have fewer different captions.
     """
+    if not (config.gpt.caption_len or config.gpt.text_len):
+        raise UserError("retrieval: expected a run on pictures with captions")
     indices = list(range(min(count, len(source))))
     texts = [source[i]["caption"] for i in indices]
-    images = prepared(config, source, indices)["image"]
+    tokens = model.encode(prepared(config, source, indices)["image"])
     num_candidates = min(num_candidates, len(set(texts)))
     chosen = candidates(seed, texts, num_candidates)
     scores = np.stack(
         [
-            model.log_likelihood(images, text=[texts[j] for j in column])
+            model.token_log_likelihood(tokens, text=[texts[j] for j in column])
             for column in np.moveaxis(chosen, 1, 0)
         ],
         axis=1,
     )
     answers = np.zeros(len(indices), int)
     accuracy = retrieval_accuracy(scores, answers)
-    gain = likelihood_gain(scores[:, 0], model.log_likelihood(images), _num_tokens(model))
+    gain = likelihood_gain(scores[:, 0], model.token_log_likelihood(tokens), _num_tokens(model))
     return {
         "retrieval_accuracy": accuracy,
         "interval": list(accuracy_interval(accuracy, len(indices))),
@@ -201,13 +207,18 @@ def retrieval(
 
 def pairs(model: Model, config: RunConfig, source: Source, count: int, seed: int) -> dict[str, Any]:
     """Pictures made from others: what they keep, and how probable the true picture is."""
+    if not config.gpt.cond_image:
+        raise UserError("pairs: expected a run whose pictures are made from others")
     indices = list(range(0, len(source), max(1, len(source) // count)))[:count]
     views = prepared(config, source, indices)
     images, cond_images = views["image"], views["cond_image"]
     others = np.roll(np.arange(len(images)), 1)
-    true = model.log_likelihood(images, cond_images=cond_images)
-    other_picture = model.log_likelihood(images[others], cond_images=cond_images)
-    other_condition = model.log_likelihood(images, cond_images=cond_images[others])
+    tokens = model.encode(images)
+    made_from = {"cond_images": cond_images, "cond_is_made": True}
+    made_from_others = {"cond_images": cond_images[others], "cond_is_made": True}
+    true = model.token_log_likelihood(tokens, **made_from)
+    other_picture = model.token_log_likelihood(tokens[others], **made_from)
+    other_condition = model.token_log_likelihood(tokens, **made_from_others)
     result = {
         "true_above_shuffled_picture": float((true > other_picture).mean()),
         "true_above_shuffled_condition": float((true > other_condition).mean()),
@@ -217,10 +228,10 @@ def pairs(model: Model, config: RunConfig, source: Source, count: int, seed: int
     made = model.config.cond_image
     if made is None:
         return result
-    drawn = model.sample(cond_images=cond_images, seed=seed)
     plain = dataclasses.replace(model, config=dataclasses.replace(model.config, cond_image=None))
     before = plain.sample(cond_images=cond_images, seed=seed)
-    for name, pictures in (("before", before), ("after", drawn)):
+    after = keep_known_signal(made, before, cond_images)
+    for name, pictures in (("before", before), ("after", after)):
         psnr = known_signal_psnr(made, pictures, cond_images)
         result[f"known_psnr_{name}"] = float(psnr.mean())
         result[f"known_psnr_{name}_min"] = float(psnr.min())
@@ -239,7 +250,7 @@ def counting(
     asked: dict[str, Any] = {}
     if config.gpt.num_classes:
         asked["labels"] = numbers
-    if config.gpt.caption_len:
+    if config.gpt.caption_len or config.gpt.text_len:
         asked["text"] = [source[i]["caption"] for i in indices]
     drawn = model.sample(**asked, num_images=len(indices), seed=seed)
     result: dict[str, Any] = {

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from igpt_jax.config import RunConfig
+from igpt_jax.data.sources import num_frames
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.losses import bits_per_dim, token_nll
 from igpt_jax.model import Model
@@ -43,8 +44,9 @@ def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
     def loss(frozen: Params, params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         batch = with_features(encoder, frozen, batch)
         rows = token_losses(gpt, params, batch, key, config.orders)
-        picture = _mean(rows.picture, ~rows.is_last)
-        sub_pixels = gpt.config.num_frames * 3 * model.tokenizer.image_size**2
+        all_last = config.orders.caption_last == 1 and rows.caption is not None
+        picture = _mean(rows.picture, rows.is_last if all_last else ~rows.is_last)
+        sub_pixels = num_frames(config.data) * 3 * model.tokenizer.image_size**2
         metrics = {"bits_per_dim": bits_per_dim(picture, gpt.config.seq_len, sub_pixels)}
         if rows.caption is None:
             return picture, metrics
@@ -118,11 +120,10 @@ def token_losses(
     is_last = jnp.zeros(len(tokens), bool)
     given = asked.caption
     if key is not None:
-        drop_key, dropout_key = jax.random.split(key)
+        drop_key, dropout_key, order_key, last_key = jax.random.split(key, 4)
         rngs = {"dropout": dropout_key}
         asked = drop(config, asked, drop_key)
         if config.order == "any":
-            order_key, last_key = jax.random.split(jax.random.fold_in(key, 1))
             known = random_known(order_key, len(tokens), config.grid_shape, orders)
             order = known_first(jnp.tile(known, config.num_frames))
             is_last = jax.random.bernoulli(last_key, orders.caption_last, is_last.shape)

@@ -1,4 +1,4 @@
-"""A trained model behind four calls: sample, encode, decode, log_likelihood."""
+"""A trained model: draws, completes, describes and judges pictures and videos."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,19 +6,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from igpt_jax.asking import (
     AskedAttributes,
+    Reader,
+    Request,
+    check_count,
+    check_seed,
+    count_pictures,
     is_guidable,
-    num_attribute_rows,
-    read_request,
+    without_picture,
 )
 from igpt_jax.data.condition_images import make_condition_image
 from igpt_jax.data.known_signal import keep_known_signal
-from igpt_jax.drawer import Drawer
+from igpt_jax.drawer import PARTS, Drawer, Known
 from igpt_jax.errors import UserError
 from igpt_jax.model_config import Generator, ModelConfig, Tokenizer, num_tokens
 from igpt_jax.models.conditioning import Condition
@@ -26,12 +31,15 @@ from igpt_jax.models.gpt import GPT
 from igpt_jax.models.var import VAR
 from igpt_jax.programs import decode_tokens, encode_images, in_parts
 from igpt_jax.sampling.guidance import GuidanceSchedule
-from igpt_jax.sampling.known import known_tokens, scattered_tokens
+from igpt_jax.sampling.known import first_tokens, known_tokens, scattered_tokens
 from igpt_jax.sampling.sampler import SamplingConfig, image_keys
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer
 from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.tokenizers.base import sees_time
-from igpt_jax.typing import Array, Bool, Float, Int, Params, UInt8
+from igpt_jax.typing import Array, Float, Int, Params, UInt8
+from igpt_jax.window import Window
+
+DEFAULT_KEEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Model:
         self,
         labels: ArrayLike | None = None,
         *,
-        text: str | Sequence[str] | None = None,
+        text: str | Sequence[str | None] | None = None,
         num_images: int | None = None,
         seed: int = 0,
         temperature: float | None = None,
@@ -70,15 +78,18 @@ class Model:
         top_k: int | None = None,
         top_p: float | None = None,
         cfg_schedule: GuidanceSchedule | None = None,
+        cfg_power: float | None = None,
+        cfg_interval: tuple[float, float] | None = None,
         images: ArrayLike | None = None,
-        keep: float = 0.5,
+        keep: float | None = None,
         mask: ArrayLike | None = None,
         vary: float | None = None,
         image_size: int | None = None,
         attributes: AskedAttributes | None = None,
         cond_images: ArrayLike | None = None,
+        cond_is_made: bool = False,
         negative_labels: ArrayLike | None = None,
-        negative_text: str | Sequence[str] | None = None,
+        negative_text: str | Sequence[str | None] | None = None,
         best_of: int = 1,
     ) -> UInt8[np.ndarray, "b *t h w 3"]:
         """Draws pictures, or videos.
@@ -87,20 +98,24 @@ class Model:
         it (but for the rounding of logits, which is the machine's).
 
         Args:
-            labels: class of each picture, or one for all; None draws of the null condition or of
-                a model without classes.
-            text: what each picture shows, or one text for all, of a text-conditional model.
+            labels: class of each picture; None draws of the null condition or of a model without
+                classes. Of this and all others one row may stand for all pictures.
+            text: what each picture shows, of a text-conditional model; an empty text, or None in a
+                list, asks for nothing.
             num_images: how many, where nothing else says it; 1 by default.
-            seed: of everything random.
-            temperature: 0 takes the most probable token; this and the next four default to the
+            seed: of everything random, 0 to 2^32 - 1.
+            temperature: 0 takes the most probable token; this and the next six default to the
                 config's `sampling`.
             cfg_scale: classifier-free guidance; 1 = off.
             top_k: tokens to keep; 0 = all.
             top_p: mass to keep; 1 = all.
             cfg_schedule: guidance of every token alike, or growing; see `guidance_scales`.
+            cfg_power: above 1 it grows later, of the schedule "power_cosine".
+            cfg_interval: shares of the tokens between which there is guidance.
             images: uint8 [b h w 3], pictures to complete; of a model of videos their first frames,
                 also [b t h w 3].
-            keep: share of the rows of tokens, from the top, that is kept of `images`.
+            keep: share of the rows of tokens, from the top, that is kept of `images`; half of them
+                where neither this, `mask` nor `vary` is given. Of videos all given frames are.
             mask: bool [h w] or [b h w], true where `images` are drawn anew, instead of `keep`. A
                 token is drawn anew if any of its pixels is; the others are kept exactly.
             vary: share of the tokens of `images` that are drawn anew, here and there, instead of
@@ -111,6 +126,7 @@ class Model:
                 are open. Or whole numbers [a] or [b a], the value of each attribute; -1 for any.
             cond_images: uint8 [b h w 3], what pictures are made from. A model that was trained on
                 what is made from pictures, such as grey ones, makes it of them.
+            cond_is_made: `cond_images` are what is made already, such as a sketch of edges.
             negative_labels: classes that guidance leads away from, instead of the null condition.
             negative_text: the same of a text-conditional model.
             best_of: candidates for each picture, of which the one is taken whose tokens are most
@@ -123,38 +139,37 @@ class Model:
         Raises:
             UserError: a label, picture or setting that the model cannot take.
         """
-        given = {
-            "temperature": temperature,
-            "cfg_scale": cfg_scale,
-            "cfg_schedule": cfg_schedule,
-            "top_k": top_k,
-            "top_p": top_p,
-        }
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        sampling = dataclasses.replace(self.config.sampling, **changes)
-        whole = {"num_images": num_images, "image_size": image_size, "best_of": best_of}
-        for name, value in whole.items():
-            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-                raise UserError(f"{name}: expected a whole number of at least 1, got {value}")
-        if images is not None and isinstance(self.gpt, VAR):
-            raise UserError("images: expected none, as VAR cannot complete pictures")
-        count = self._count(labels, text, num_images, images, cond_images, attributes)
-        condition = self._condition(count, labels, text, attributes, cond_images)
-        known = None
-        if images is not None:
-            known = self._known(images, mask, keep, vary, seed)
-        elif mask is not None:
-            raise UserError("mask: expected images whose part is drawn anew, got none; pass images")
-        negative = None
-        if negative_labels is not None or negative_text is not None:
-            if sampling.cfg_scale == 1:
-                raise UserError("negative condition: expected guidance, got cfg_scale 1; raise it")
-            negative = self._condition(count, negative_labels, negative_text, None, cond_images)
-        drawn = self.sample_tokens(condition, count, sampling, seed, known, negative, best_of)
+        asked = self._asked(
+            num_images,
+            labels=labels,
+            text=text,
+            attributes=attributes,
+            cond_images=cond_images,
+            cond_is_made=cond_is_made,
+            images=images,
+            negative_labels=negative_labels,
+            negative_text=negative_text,
+            temperature=temperature,
+            cfg_scale=cfg_scale,
+            cfg_schedule=cfg_schedule,
+            cfg_power=cfg_power,
+            cfg_interval=cfg_interval,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        for name, value in {"image_size": image_size, "best_of": best_of}.items():
+            check_count(name, value)
+        check_seed(seed)
+        known = self._known(images, asked.count, mask, keep, vary, seed)
+        drawn = self.sample_tokens(
+            asked.condition, asked.count, asked.sampling, seed, known, asked.negative, best_of
+        )
         pictures, made = self.decode(drawn, image_size=image_size), self.config.cond_image
-        if made is None or cond_images is None or image_size is not None:
+        is_whole = image_size in (None, self.tokenizer.image_size)
+        if made is None or asked.cond_images is None or not is_whole:
             return pictures
-        return keep_known_signal(made, pictures, self._made_from(cond_images))
+        conditions = np.broadcast_to(asked.cond_images, pictures.shape)
+        return keep_known_signal(made, pictures, conditions)
 
     def extend(
         self,
@@ -168,11 +183,12 @@ class Model:
         """Draws what comes after videos, by a window that slides over them.
 
         Args:
-            videos: uint8 [b t h w 3], as long as the model's or longer.
-            num_frames: of the result.
-            overlap: last frames that each window starts with; None for half of the model's.
+            videos: uint8 [b t h w 3]; the last `overlap` frames are seen.
+            num_frames: of the result, at least those of `videos`.
+            overlap: last frames that each window starts with; None for about half of the model's.
             seed: of everything random.
-            asked: as in `sample`, of every window.
+            asked: `labels`, `text`, `attributes`, `cond_images` and how to draw, as in `sample`,
+                of every window.
 
         Returns:
             `videos`, and behind them what was drawn.
@@ -180,33 +196,37 @@ class Model:
         Raises:
             UserError: the model is of pictures, or a number is out of range.
         """
+        frames = np.asarray(videos)
         if not self._is_of_videos:
             raise UserError("extend: expected a model of videos, got one of pictures")
-        frames = np.asarray(videos)
-        window = self._window
-        overlap = window // 2 if overlap is None else overlap
-        if not 1 <= overlap < window or frames.ndim != 5 or frames.shape[1] < overlap:
-            raise UserError(
-                f"extend: expected videos (b, t, h, w, 3) of at least overlap frames, and an "
-                f"overlap of 1 to {window - 1}, got {frames.shape} and {overlap}"
-            )
+        check_seed(seed)
+        request = self._asked(len(frames), **asked)
+        window = Window(self.tokenizer, self._generator.config)
+        overlap = window.checked(frames, num_frames, overlap)
+        keys = image_keys(seed, np.arange(len(frames)))
         part = 0
+        tokens = window.last(self.encode, frames, None, overlap)
+        drawn = np.zeros((len(frames), 0), np.int32)
         while frames.shape[1] < num_frames:
+            part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PARTS + part)
+            known = window.known(tokens)
+            drawn = self._drawer.draw(
+                request.condition, part_keys, request.sampling, known, request.negative
+            )
+            more = self.decode(drawn)[:, overlap:]
+            frames = np.concatenate([frames, more], axis=1)
+            tokens = window.last(self.encode, frames, drawn, overlap)
             part += 1
-            last = frames[:, -overlap:]
-            drawn = self.sample(images=last, seed=seed + part, **asked)
-            frames = np.concatenate([frames, drawn[:, overlap:]], axis=1)
         return frames[:, :num_frames]
 
-    @property
-    def _window(self) -> int:
-        """Frames of a video that is drawn at once."""
-        whole = sees_time(self.tokenizer)
-        config: Any = self.tokenizer.config if whole else self._generator.config
-        return config.num_frames
-
     def caption(
-        self, images: ArrayLike, *, seed: int = 0, temperature: float = 0.0, top_p: float = 1.0
+        self,
+        images: ArrayLike,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        **asked: Any,
     ) -> list[str]:
         """Describes pictures, uint8 [b h w 3]; of a model with captions in its sequence.
 
@@ -215,6 +235,7 @@ class Model:
             seed: of everything random.
             temperature: 0 takes the most probable word.
             top_p: mass to keep; 1 = all.
+            asked: `labels`, `attributes` and `cond_images` of models that have them.
 
         Raises:
             UserError: the model writes no captions.
@@ -222,12 +243,14 @@ class Model:
         gpt = self._generator
         if not isinstance(gpt, GPT) or self.caption_tokenizer is None:
             raise UserError("caption: expected a model with captions in its sequence, got another")
+        check_seed(seed)
         tokens = self.encode(images)
-        asked: Any = self._condition(len(tokens))
-        asked = dataclasses.replace(asked, caption=None)
+        self._check_whole(tokens)
+        request: Any = self._asked(len(tokens), **asked).condition
+        request = dataclasses.replace(request, caption=None)
         sampling = SamplingConfig(temperature=temperature, top_p=top_p)
         keys = image_keys(seed, np.arange(len(tokens)))
-        return self.caption_tokenizer.decode(self._drawer.captions(tokens, asked, keys, sampling))
+        return self.caption_tokenizer.decode(self._drawer.captions(tokens, request, keys, sampling))
 
     def sample_tokens(
         self,
@@ -235,7 +258,7 @@ class Model:
         count: int,
         sampling: SamplingConfig,
         seed: int = 0,
-        known: tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]] | None = None,
+        known: Known | None = None,
         negative: Condition = None,
         best_of: int = 1,
     ) -> Int[np.ndarray, "b l"]:
@@ -301,17 +324,36 @@ class Model:
         images: ArrayLike,
         labels: ArrayLike | None = None,
         *,
-        text: str | Sequence[str] | None = None,
+        text: str | Sequence[str | None] | None = None,
         attributes: AskedAttributes | None = None,
         cond_images: ArrayLike | None = None,
+        cond_is_made: bool = False,
     ) -> Float[np.ndarray, " b"]:
         """Log-likelihood in nats of the pictures' tokens, given what `sample` takes, float32.
 
         Without anything, a conditional model is asked about its null condition.
         """
-        tokens = self.encode(images)
-        condition = self._condition(len(tokens), labels, text, attributes, cond_images)
-        return self._drawer.score(tokens, condition)
+        asked = {
+            "labels": labels, "text": text, "attributes": attributes,
+            "cond_images": cond_images, "cond_is_made": cond_is_made,
+        }  # fmt: skip
+        return self.token_log_likelihood(self.encode(images), **asked)
+
+    def token_log_likelihood(
+        self, tokens: Int[np.ndarray, "b l"], **asked: Any
+    ) -> Float[np.ndarray, " b"]:
+        """The same of pictures that are encoded already; `asked` as in `log_likelihood`."""
+        self._check_whole(tokens)
+        request = self._asked(len(tokens), **asked)
+        return self._drawer.score(tokens, request.condition)
+
+    def _check_whole(self, tokens: Int[np.ndarray, "b l"]) -> None:
+        wanted = self._generator.config.seq_len
+        if tokens.shape[1] != wanted:
+            raise UserError(
+                f"images: expected {wanted} tokens, all that the model draws, got "
+                f"{tokens.shape[1]}; give as many frames as it was trained with"
+            )
 
     @property
     def _drawer(self) -> Drawer:
@@ -328,91 +370,101 @@ class Model:
             )
         return self.gpt
 
-    def _count(
+    def _asked(
         self,
-        labels: Any,
-        text: Any,
         num_images: int | None,
-        images: Any,
-        cond_images: Any,
-        attributes: Any,
-    ) -> int:
-        """How many pictures are asked for; refuses requests that contradict themselves."""
-        counts = {
-            "labels": None if labels is None or np.ndim(labels) == 0 else len(labels),
-            "text": None if text is None or isinstance(text, str) else len(text),
-            "images": None if images is None else len(np.asarray(images)),
-            "cond_images": None if cond_images is None else len(np.asarray(cond_images)),
-            "attributes": num_attribute_rows(attributes),
-            "num_images": num_images,
-        }
-        said = {name: count for name, count in counts.items() if count is not None}
-        if len(set(said.values())) > 1:
-            raise UserError(f"expected one number of pictures, got {said}")
-        count = next(iter(said.values()), 1)
-        if count < 1:
-            raise UserError(f"expected at least 1 picture, got {said}")
-        return count
-
-    def _condition(
-        self,
-        count: int,
+        *,
         labels: Any = None,
         text: Any = None,
         attributes: Any = None,
         cond_images: Any = None,
-    ) -> Condition:
-        """The condition in the form that the model takes it."""
-        return read_request(
-            self._generator.config,
-            count,
-            labels=labels,
-            text=text,
+        cond_is_made: bool = False,
+        images: Any = None,
+        negative_labels: Any = None,
+        negative_text: Any = None,
+        **sampling: Any,
+    ) -> "_Asked":
+        """Reads a request; what it says of drawing replaces the config's."""
+        changes = {name: value for name, value in sampling.items() if value is not None}
+        unknown = set(changes) - {field.name for field in dataclasses.fields(SamplingConfig)}
+        if unknown:
+            raise UserError(f"expected what a model is asked, got {', '.join(sorted(unknown))}")
+        how = dataclasses.replace(self.config.sampling, **changes)
+        check_count("num_images", num_images)
+        count = count_pictures(
+            num_images, labels=labels, text=text, images=images, cond_images=cond_images,
             attributes=attributes,
-            cond_tokens=None if cond_images is None else self.encode(self._made_from(cond_images)),
-            text_encoder=self.text_encoder,
-            caption_tokenizer=self.caption_tokenizer,
-            batch_size=self.batch_size,
-            attribute_names=self.config.attributes,
+        )  # fmt: skip
+        made = None if cond_images is None else self._made_from(cond_images, cond_is_made)
+        cond_tokens = None if made is None else self.encode(made)
+        request = Request(labels, text, attributes, cond_tokens)
+        reader = Reader(
+            self._generator.config,
+            self.text_encoder,
+            self.caption_tokenizer,
+            self.config.attributes,
+            self.batch_size,
         )
+        condition, negative = reader.read(request, count), None
+        if negative_labels is not None or negative_text is not None:
+            if how.cfg_scale == 1:
+                raise UserError("negative condition: expected guidance, got cfg_scale 1; raise it")
+            away = Request(negative_labels, negative_text, None, cond_tokens)
+            negative = reader.read(away, count)
+        elif request.is_of_picture_alone and how.cfg_scale != 1:
+            negative = without_picture(condition)
+        return _Asked(count, condition, negative, how, made)
 
-    def _made_from(self, cond_images: ArrayLike) -> UInt8[np.ndarray, "b h w 3"]:
+    def _made_from(self, cond_images: ArrayLike, is_made: bool) -> UInt8[np.ndarray, "b h w 3"]:
         """What pictures are made from; of pictures as they are, it is made first."""
-        images, made = np.asarray(cond_images), self.config.cond_image
+        images, making = np.asarray(cond_images), self.config.cond_image
+        size = self.tokenizer.image_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UserError(
                 f"cond_images: expected uint8 of shape (b, h, w, 3), got {images.dtype} of "
                 f"{images.shape}"
             )
-        if made is None:
-            return images
-        size = self.tokenizer.image_size
-        return np.stack([make_condition_image(made, image, size) for image in images])
+        if making is not None and not is_made:
+            return np.stack([make_condition_image(making, image, size) for image in images])
+        if images.shape[1:3] != (size, size):
+            raise UserError(
+                f"cond_images: expected {size} x {size} pixels, got {images.shape[1]} x "
+                f"{images.shape[2]}; igpt_jax.data.transforms has center_crop and resize"
+            )
+        return images
 
     def _known(
         self,
-        images: ArrayLike,
+        images: ArrayLike | None,
+        count: int,
         mask: ArrayLike | None,
-        keep: float,
+        keep: float | None,
         vary: float | None,
         seed: int,
-    ) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
+    ) -> Known | None:
         """Tokens of what is given, and which of them are kept."""
-        tokens, length = self.encode(images), self._generator.config.seq_len
-        grid_shape, size = self.tokenizer.grid_shape, self.tokenizer.image_size
+        parts = {"mask": mask, "keep": keep, "vary": vary}
+        said = [name for name, value in parts.items() if value is not None]
+        if images is None:
+            if said:
+                raise UserError(f"{said[0]}: expected images of which a part is kept, got none")
+            return None
+        if isinstance(self.gpt, VAR):
+            raise UserError("images: expected none, as VAR cannot complete pictures")
+        if len(said) > 1:
+            raise UserError(f"expected one of mask, keep and vary, got {' and '.join(said)}")
+        tokens = self.encode(images)
+        tokens = np.repeat(tokens, count, axis=0) if len(tokens) == 1 else tokens
         if vary is not None:
-            return tokens, scattered_tokens(tokens.shape, mask, vary, seed)
-        if not self._is_of_videos:
-            return tokens, known_tokens(grid_shape, size, len(tokens), mask, keep)
-        if mask is not None:
-            raise UserError("mask: expected none, as a video is made from whole frames")
-        if tokens.shape[1] >= length:
-            raise UserError(
-                f"images: expected fewer frames than the model draws ({length} tokens), got "
-                f"{tokens.shape[1]} tokens; cut them"
-            )
-        is_known = np.broadcast_to(np.arange(length) < tokens.shape[1], (len(tokens), length))
-        return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1]))), is_known
+            self._check_whole(tokens)
+            return tokens, scattered_tokens(tokens.shape, vary, seed)
+        if self._is_of_videos:
+            if said:
+                raise UserError(f"{said[0]}: expected none, as a video goes on from whole frames")
+            return first_tokens(tokens, self._generator.config.seq_len)
+        grid_shape, size = self.tokenizer.grid_shape, self.tokenizer.image_size
+        share = DEFAULT_KEEP if keep is None else keep
+        return tokens, known_tokens(grid_shape, size, count, mask, share)
 
     @property
     def _is_of_videos(self) -> bool:
@@ -428,3 +480,22 @@ class Model:
                 f"{images.shape}; igpt_jax.data.transforms has center_crop and resize"
             )
         return images
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request that was read.
+
+    Attributes:
+        count: pictures.
+        condition: of each.
+        negative: what guidance leads away from; None for the null condition.
+        sampling: how to draw.
+        cond_images: what pictures are made from, of the model's size.
+    """
+
+    count: int
+    condition: Condition
+    negative: Condition
+    sampling: SamplingConfig
+    cond_images: UInt8[np.ndarray, "b h w 3"] | None

@@ -56,6 +56,7 @@ from igpt_jax.typing import Params
 logger = logging.getLogger("igpt_jax")
 
 NUM_PALETTE_IMAGES = 2_048
+NUM_LOOKED_AT = 1_000  # examples whose captions are measured
 
 
 def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
@@ -302,6 +303,13 @@ class _Run(Started):
             texts = (text for index in indices for text in source.captions(index))
             keep_caption_tokenizer(config.caption_tokenizer, self.workdir, texts)
             captions = load_caption_tokenizer(config.caption_tokenizer, self.workdir)
+            some = [text for index in indices[:NUM_LOOKED_AT] for text in source.captions(index)]
+            needed = captions.max_length(some)
+            if needed > config.gpt.caption_len:
+                logger.warning(
+                    "gpt.caption_len: %d slots cut captions, of which the longest needs %d",
+                    config.gpt.caption_len, needed,
+                )  # fmt: skip
 
         def transform(any_wording: bool) -> ItemTransform:
             tokens = to_tokens(captions, config.gpt.caption_len, any_wording)

@@ -1,5 +1,6 @@
 """The pictures that a run draws at its end, and how faithful they are."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from igpt_jax.config import RunConfig
 from igpt_jax.data.cards import CardsConfig, CardSource
 from igpt_jax.data.examples import Source
+from igpt_jax.data.images import BrokenImageError
 from igpt_jax.data.items import to_views
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.evaluation.card_reader import card_accuracy
@@ -36,14 +38,16 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
     num_classes, gpt = config.gpt.num_classes, config.gpt
     asked: dict[str, Any] = {}
     count, names = config.samples.num_images, None
-    examples: list[Mapping[str, Any]] = [source[i] for i in range(min(count, len(source)))]
+    examples: list[Mapping[str, Any]] = []
+    if gpt.kinds not in ((), ("labels",)):
+        examples = _askable(model, source, count)
     if gpt.kinds == ("labels",):
         labels = list(range(num_classes)) * config.samples.num_per_class
         asked["labels"], count = labels, len(labels)
         names = [source.class_names[label] for label in labels]
     elif gpt.kinds:
         count = len(examples)
-    rows = [examples[i % len(examples)] for i in range(count)]
+    rows = examples
     if num_classes and gpt.kinds != ("labels",):
         asked["labels"] = [row["label"] for row in rows]
     if gpt.caption_len or gpt.text_len:
@@ -61,6 +65,7 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
         views = [prepare(row, np.random.default_rng(0)) for row in rows]
         asked["cond_images"] = np.concatenate([view["cond_image"] for view in views])
         shown = [asked["cond_images"], np.concatenate([view["image"] for view in views])]
+        asked["cond_is_made"] = True
     images = model.sample(**asked, num_images=count, seed=config.seed)
     settings = {**dataclasses.asdict(config.sampling), "seed": config.seed}
     made_by = complete_settings(settings, asked.get("labels"), count)
@@ -71,9 +76,26 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
     if isinstance(config.data, CardsConfig) and gpt.kinds == ("labels",):
         result["card_accuracy"] = card_accuracy(images, np.asarray(asked["labels"]))
     elif isinstance(source, CardSource) and asked:
-        cards = [source.card(i % len(examples)) for i in range(count)]
+        cards = [source.card(row["index"]) for row in rows]
         result |= {f"card_{k}": v for k, v in card_faithfulness(images, cards).items()}
     return result
+
+
+def _askable(model: Model, source: Source, count: int) -> list[Mapping[str, Any]]:
+    """The first examples that are not damaged and whose captions are not too long."""
+    examples: list[Mapping[str, Any]] = []
+    gpt: Any = model.gpt
+    for index in range(len(source)):
+        if len(examples) == count:
+            break
+        with contextlib.suppress(BrokenImageError):
+            example: Mapping[str, Any] = source[index]
+            captions = model.caption_tokenizer
+            if captions is None or (
+                captions.max_length([example["caption"]]) <= gpt.config.caption_len
+            ):
+                examples.append({**example, "index": index})
+    return examples
 
 
 def _grid(

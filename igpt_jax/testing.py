@@ -75,7 +75,7 @@ def tiny_asked_config(**changes: Any) -> RunConfig:
             embed_dim=16,
             mlp_dim=32,
             order="any",
-            caption_len=24,
+            caption_len=48,
             cond_image=True,
         ),
         samples=SamplesConfig(num_images=4, batch_size=4),

@@ -47,7 +47,7 @@ def test_pictures_depend_on_what_is_asked(asked, cards):
     assert plain.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(plain, asked.sample(text=TEXTS, cond_images=cards[:2], seed=3))
     made = asked.config.cond_image
-    grey = asked._made_from(cards[:2])
+    grey = asked._made_from(cards[:2], False)
     assert (known_signal_psnr(made, plain, grey) > 100).all()
     scores = [
         asked.log_likelihood(cards, **given)
@@ -81,16 +81,35 @@ def test_captions_are_texts_and_repeat(asked, cards):
     assert captions != asked.caption(cards, temperature=1.0, seed=6)
 
 
+def test_guidance_leads_from_no_picture_where_a_picture_is_all_that_is_asked(asked, cards):
+    drawn = {
+        scale: asked.sample(cond_images=cards[:2], cfg_scale=scale, seed=1).tobytes()
+        for scale in (1.0, 500.0)
+    }
+    assert len(set(drawn.values())) == 2
+
+
 def test_variations_keep_the_other_tokens(asked, cards):
     tokens = asked.encode(cards)
-    known = asked._known(cards, None, 0.5, 0.25, seed=2)
-    condition = asked._condition(4)
-    drawn = asked.sample_tokens(condition, 4, SamplingConfig(), 2, known)
-    kept = known[1]
+    _, kept = asked._known(cards, 4, None, None, 0.25, seed=2)
     assert (~kept).sum(axis=1).tolist() == [4] * 4  # a quarter of 16
+    condition = asked._asked(4).condition
+    drawn = asked.sample_tokens(condition, 4, SamplingConfig(), 2, (tokens, kept))
     np.testing.assert_array_equal(drawn[kept], tokens[kept])
-    with pytest.raises(UserError, match="expected a share"):
-        asked.sample(images=cards, vary=0.0)
+    many = asked.sample(images=cards[:1], vary=0.5, num_images=3)
+    assert len({picture.tobytes() for picture in many}) == 3
+
+
+def test_one_row_stands_for_all(asked, cards):
+    one = asked.sample(text=[TEXTS[0]], cond_images=cards[:1], num_images=2, seed=4)
+    each = asked.sample(text=[TEXTS[0]] * 2, cond_images=cards[[0, 0]], seed=4)
+    np.testing.assert_array_equal(one, each)
+
+
+def test_an_empty_text_asks_for_nothing(asked, cards):
+    scores = [asked.log_likelihood(cards[:2], text=text) for text in (None, "", [None, ""])]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_array_equal(scores[0], scores[2])
 
 
 @pytest.mark.parametrize(
@@ -100,9 +119,20 @@ def test_variations_keep_the_other_tokens(asked, cards):
         ({"attributes": [1]}, "attributes: expected none"),
         ({"cond_images": np.zeros((2, 8, 8), np.uint8)}, "cond_images: expected uint8 of shape"),
         ({"text": TEXTS, "num_images": 3}, "expected one number of pictures"),
+        ({"text": "red " * 60}, "text: expected at most 48 tokens with the end, got"),
+        ({"text": TEXTS, "negative_text": ["a", "b", "c"], "cfg_scale": 2.0}, "text: expected 2"),
+        ({"vary": 0.3}, "vary: expected images"),
+        ({"keep": 0.3}, "keep: expected images"),
+        ({"images": "cards", "vary": 0.3, "keep": 0.5}, "expected one of mask, keep and vary"),
+        ({"images": "cards", "vary": 0.0}, "vary: expected a share"),
+        ({"seed": 2**32}, "seed: expected"),
+        ({"cond_images": "cards", "cond_is_made": True, "temperature": -1.0}, "temperature"),
     ],
 )
-def test_what_the_model_does_not_take(asked, asking, message):
+def test_what_the_model_does_not_take(asked, cards, asking, message):
+    asking = {
+        name: cards if isinstance(v, str) and v == "cards" else v for name, v in asking.items()
+    }
     with pytest.raises(UserError, match=message) as raised:
         asked.sample(**asking)
     assert "\n" not in str(raised.value)
@@ -122,19 +152,17 @@ def test_the_command_line_takes_text_and_pictures(asked_run, cards, tmp_path, ca
     code = main(["sample", str(asked_run), "--out", str(tmp_path / "x.gif")])
     assert code == 2
     assert "expected FILE.png for pictures" in capsys.readouterr().err
+    assert not (tmp_path / "x.gif").exists()
 
 
 def test_first_frames_keep_their_tokens_exactly(video):
     drawn = video.sample(labels=[3, 17], seed=0)
     assert drawn.shape == (2, 4, 32, 32, 3)
     first = video.encode(drawn[:, 0])
-    tokens, is_known = video._known(drawn[:, :1], None, 0.5, None, 0)
-    np.testing.assert_array_equal(tokens[:, :16], first)
-    assert is_known.sum(axis=1).tolist() == [16, 16]
-    after = video.sample_tokens(video._condition(2), 2, SamplingConfig(), 0, (tokens, is_known))
+    known = video._known(drawn[:, :1], 2, None, None, None, 0)
+    assert known[1].sum(axis=1).tolist() == [16, 16]
+    after = video.sample_tokens(video._asked(2).condition, 2, SamplingConfig(), 0, known)
     np.testing.assert_array_equal(after[:, :16], first)
-    with pytest.raises(UserError, match="fewer frames"):
-        video.sample(images=drawn)
 
 
 def test_a_longer_video_goes_on_from_the_given_one(video):
@@ -143,8 +171,39 @@ def test_a_longer_video_goes_on_from_the_given_one(video):
     assert longer.shape == (1, 9, 32, 32, 3)
     np.testing.assert_array_equal(longer[:, :4], given)
     np.testing.assert_array_equal(longer, video.extend(given, 9, overlap=2, labels=[3]))
-    with pytest.raises(UserError, match="overlap of 1 to 3"):
-        video.extend(given, 9, overlap=4)
+    assert (longer != video.extend(given, 9, overlap=2, labels=[3], seed=1)).any()
+    assert video.extend(given, 5).shape == (1, 5, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("frames", "asking", "message"),
+    [
+        (4, {"num_frames": 9, "overlap": 4}, "overlap of 1 to 3"),
+        (4, {"num_frames": 3}, "num_frames 3"),
+        (1, {"num_frames": 9, "overlap": 2}, "overlap 2 <= t"),
+        (4, {"num_frames": 9, "image_size": 8}, "got image_size"),
+    ],
+)
+def test_what_cannot_be_extended(video, frames, asking, message):
+    given = np.zeros((1, frames, 32, 32, 3), np.uint8)
+    with pytest.raises(UserError, match=message):
+        video.extend(given, **asking)
+
+
+@pytest.mark.parametrize(
+    ("asking", "message"),
+    [
+        ({"mask": np.ones((32, 32), bool)}, "mask: expected none, as a video"),
+        ({"vary": 0.5}, "expected 64 tokens, all that the model draws, got 32"),
+        ({"frames": 4}, "fewer frames"),
+    ],
+)
+def test_what_a_video_is_not_made_from(video, asking, message):
+    frames = np.zeros((1, asking.pop("frames", 2), 32, 32, 3), np.uint8)
+    with pytest.raises(UserError, match=message):
+        video.sample(images=frames, **asking)
+    with pytest.raises(UserError, match="as many frames"):
+        video.log_likelihood(frames[:, :1])
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4", ".png", ""])
@@ -158,6 +217,7 @@ def test_videos_are_written(video_run, tmp_path, suffix):
     if suffix in ("", ".gif"):
         with Image.open(files[0]) as frames:
             assert frames.n_frames == 4
+            assert b'"label": 1' in frames.info["comment"]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +237,15 @@ def test_answers_are_measured(run, measure, names, request, tmp_path):
     assert json.loads((tmp_path / f"{measure}.json").read_text()) == json.loads(json.dumps(result))
 
 
-def test_other_runs_are_not_measured(tiny_run, tmp_path):
-    with pytest.raises(UserError, match="expected a run on videos of cards"):
-        evaluate_answers(tiny_run, "counting", num_images=4, out=tmp_path)
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        ("counting", "expected a run on videos of cards"),
+        ("faithfulness", "expected a run on cards with captions"),
+        ("retrieval", "expected a run on pictures with captions"),
+        ("pairs", "expected a run whose pictures are made from others"),
+    ],
+)
+def test_other_runs_are_not_measured(tiny_run, tmp_path, measure, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_answers(tiny_run, measure, num_images=4, out=tmp_path)

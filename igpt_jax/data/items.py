@@ -110,7 +110,8 @@ class WithCaptions:
 
 def has_captions(source: Source) -> bool:
     """Whether the pictures of a source have captions."""
-    return len(source) > 0 and "caption" in source[0] and hasattr(source, "captions")
+    find: Any = getattr(source, "captions", None)
+    return find is not None and len(source) > 0 and bool(find(0))
 
 
 def colourless(config: TransformConfig) -> TransformConfig:

@@ -116,6 +116,26 @@ def write_video(
             raise UserError(f"{path}: expected a name with .gif or .mp4, got {other!r}; change it")
 
 
+def check_writable(suffix: str, fps: float) -> None:
+    """Refuses what `write_video` would refuse, before there is anything to write.
+
+    Raises:
+        UserError: another ending, PyAV is missing, or frames a second out of range.
+    """
+    if suffix not in (".gif", ".mp4"):
+        raise UserError(f"expected a name with .gif or .mp4, got {suffix!r}; change it")
+    _check(np.zeros((1, 1, 1, 3), np.uint8), fps, 1)
+    if suffix == ".gif":
+        _check_gif_fps(fps)
+    else:
+        pyav()
+
+
+def _check_gif_fps(fps: float) -> None:
+    if fps > _MAX_GIF_FPS:
+        raise UserError(f"fps: expected at most {_MAX_GIF_FPS:g} for a GIF, got {fps}; lower it")
+
+
 def write_gif(
     path: str | os.PathLike[str],
     video: UInt8[np.ndarray, "t h w 3"],
@@ -141,8 +161,7 @@ def write_gif(
         UserError: A value is out of range.
     """
     _check(video, fps, zoom)
-    if fps > _MAX_GIF_FPS:
-        raise UserError(f"fps: expected at most {_MAX_GIF_FPS:g} for a GIF, got {fps}; lower it")
+    _check_gif_fps(fps)
     content = encode_gif(_zoomed(video, zoom), fps, comment)
     _write_whole(path, lambda temporary: temporary.write_bytes(content))
 

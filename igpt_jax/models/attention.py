@@ -23,7 +23,8 @@ class KVCache:
             that reading a layer is one batched matrix product and no transposition.
         values: `[layers b n s k]`.
         length: int `[]`, number of slots filled so far, the same for every row.
-        prefix_mask: bool `[b p]`, which of the first p slots may be seen; None for all.
+        prefix_mask: bool `[b p]`, which of the first p slots, of conditions, captions and prompts,
+            may be seen; None for all.
         condition: `[b d]`, what every step is modulated by, of models that have such a thing.
     """
 

@@ -38,7 +38,8 @@ class GPTConfig:
             before the picture, or behind it to describe it, and so needs the order "any".
         caption_vocab_size: ids of captions; 0 takes the caption tokenizer's.
         cond_image: whether a picture is made from another one, of the same tokenizer.
-        cond_drop_prob: share of training rows whose condition is replaced by null, for guidance.
+        cond_drop_prob: share of training rows whose condition is replaced by null, for guidance; of
+            several kinds, each is also left out by itself in as many rows.
         attribute_drop_prob: share of attributes that training leaves open, each by itself.
         norm: of the residual stream, queries and keys.
         qk_norm: norm of queries and keys.

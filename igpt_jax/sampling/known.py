@@ -4,29 +4,42 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from igpt_jax.errors import UserError
-from igpt_jax.typing import Bool
+from igpt_jax.typing import Bool, Int
 
 
-def scattered_tokens(
-    shape: tuple[int, ...], mask: ArrayLike | None, vary: float, seed: int
-) -> Bool[np.ndarray, "b l"]:
+def scattered_tokens(shape: tuple[int, ...], vary: float, seed: int) -> Bool[np.ndarray, "b l"]:
     """Tokens to keep where a share of them, here and there, is drawn anew.
 
     Args:
         shape: pictures and tokens, (b, l).
-        mask: must be None.
         vary: the share, in (0, 1].
         seed: of the choice.
 
     Raises:
-        UserError: another share, or a mask as well.
+        UserError: another share.
     """
-    if mask is not None:
-        raise UserError("vary: expected no mask, as it draws anew all over the picture; drop one")
     if not 0 < vary <= 1:
         raise UserError(f"vary: expected a share in (0, 1], got {vary}")
     ranks = np.random.default_rng(seed).random(shape).argsort(axis=1).argsort(axis=1)
     return ranks >= max(1, round(vary * shape[1]))
+
+
+def first_tokens(
+    tokens: Int[np.ndarray, "b known"], length: int
+) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
+    """The first frames of a video of `length` tokens, and that these are kept.
+
+    Raises:
+        UserError: nothing is left to draw.
+    """
+    count, given = tokens.shape
+    if given >= length:
+        raise UserError(
+            f"images: expected fewer frames than the model draws ({length} tokens), got {given} "
+            "tokens; cut them"
+        )
+    is_known = np.broadcast_to(np.arange(length) < given, (count, length))
+    return np.pad(tokens, ((0, 0), (0, length - given))), is_known
 
 
 def known_tokens(

@@ -1,5 +1,6 @@
 """Pictures in and out of files, with the settings that made them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from igpt_jax.data.geometry import center_crop
 from igpt_jax.data.images import BrokenImageError, decode_image
-from igpt_jax.data.video_files import contact_sheet, write_video
+from igpt_jax.data.video_files import check_writable, contact_sheet, write_video
 from igpt_jax.errors import UserError
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.typing import Bool, UInt8
@@ -80,13 +81,24 @@ def complete_settings(
     return [{**settings, "index": i, **of_label(i)} for i in range(count)]
 
 
-def check_output(path: Path) -> None:
-    """Refuses a path that `write_images` cannot write."""
-    if path.suffix.lower() not in ("", ".png", ".npz", *VIDEO_SUFFIXES):
+def check_output(path: Path, *, is_video: bool | None = None, fps: float = 4.0) -> None:
+    """Refuses a path that `write_images` cannot write.
+
+    Args:
+        path: where to.
+        is_video: what to write; None where it is not known yet.
+        fps: frames a second.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in ("", ".png", ".npz", *VIDEO_SUFFIXES):
         raise UserError(
             "--out: expected FILE.png, FILE.npz, a directory or, of videos, FILE.gif or FILE.mp4, "
             f"got the suffix {path.suffix}"
         )
+    if is_video is False and suffix in VIDEO_SUFFIXES:
+        raise UserError(f"--out: expected FILE.png for pictures, got the suffix {suffix}")
+    if is_video and suffix not in (".png", ".npz"):
+        check_writable(suffix or ".gif", fps)
 
 
 def write_images(
@@ -98,22 +110,22 @@ def write_images(
     """Writes a grid (.png), arrays (.npz) or, to a path without suffix, one PNG a picture.
 
     Videos are a row of the grid, one GIF a video, or, side by side, one .gif or .mp4. Each
-    picture's seed, index and settings go into the PNG's text chunk `igpt_jax`, or beside the
-    arrays.
+    picture's seed, index and settings go into the PNG's text chunk `igpt_jax`, the video's comment,
+    or beside the arrays.
 
     Raises:
         UserError: another suffix.
     """
-    check_output(path)
     suffix, is_video = path.suffix.lower(), images.ndim == 5
+    check_output(path, is_video=is_video, fps=fps)
     if suffix in VIDEO_SUFFIXES:
-        if not is_video:
-            raise UserError(f"--out: expected FILE.png for pictures, got the suffix {suffix}")
-        write_video(path, side_by_side(images), fps)
+        made_by = json.dumps({"images": list(settings)})
+        write_video(path, side_by_side(images), fps, comment=made_by)
         return
     if is_video and suffix == "":
         for entry, video in zip(settings, images, strict=True):
-            write_video(path / f"{entry['index']:05d}.gif", video, fps)
+            name = path / f"{entry['index']:05d}.gif"
+            write_video(name, video, fps, comment=json.dumps(entry))
         return
     if is_video and suffix == ".png":
         save_png(path, contact_sheet(images), {"images": list(settings)})
@@ -128,7 +140,7 @@ def write_images(
         case ".npz":
             path.parent.mkdir(parents=True, exist_ok=True)
             columns: dict[str, Any] = {
-                key: np.asarray([entry[key] for entry in settings])
+                key: np.asarray([_plain(entry[key]) for entry in settings])
                 for key in settings[0]
                 if settings[0][key] is not None
             }
@@ -136,3 +148,8 @@ def write_images(
         case "":
             for entry, image in zip(settings, images, strict=True):
                 save_png(path / f"{entry['index']:05d}.png", image, entry)
+
+
+def _plain(value: Any) -> Any:
+    """What an array holds without pickles; mappings become JSON."""
+    return json.dumps(value) if isinstance(value, Mapping) else value
