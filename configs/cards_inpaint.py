@@ -9,8 +9,7 @@ from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.models.orders import OrdersConfig
 from igpt_jax.sampling.sampler import SamplingConfig
-from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
+from igpt_jax.tokenizers.presets import patch_vq
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 
@@ -20,18 +19,7 @@ def get_config() -> RunConfig:
     return RunConfig(
         data=CardsConfig(num_cards=50_000, num_validation=1_000),
         transform=TransformConfig(image_size=64, crop="resize"),
-        tokenizer=AutoencoderConfig(
-            image_size=64,
-            patch_size=8,
-            base_channels=64,
-            channel_multipliers=(1,),
-            num_res_blocks=1,
-            num_decoder_res_blocks=2,
-            latent_channels=64,
-            attention=False,
-            middle=False,
-            quantizer=MovingAverageQuantizerConfig(codebook_size=512, code_dim=8),
-        ),
+        tokenizer=patch_vq(64, 8, channels=64, codebook_size=512, code_dim=8),
         tokenizer_training=TrainConfig(
             num_steps=5_000,
             global_batch_size=16,

@@ -10,8 +10,7 @@ from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.models.orders import OrdersConfig
 from igpt_jax.sampling.sampler import SamplingConfig
 from igpt_jax.text.caption_tokenizers import TrainedBPEConfig
-from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
+from igpt_jax.tokenizers.presets import patch_vq
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 
@@ -27,18 +26,7 @@ def get_config() -> RunConfig:
             held_out_share=0.1,
         ),
         transform=TransformConfig(image_size=64, crop="resize"),
-        tokenizer=AutoencoderConfig(
-            image_size=64,
-            patch_size=8,
-            base_channels=96,
-            channel_multipliers=(1,),
-            num_res_blocks=1,
-            num_decoder_res_blocks=2,
-            latent_channels=96,
-            attention=False,
-            middle=False,
-            quantizer=MovingAverageQuantizerConfig(codebook_size=1_024, code_dim=16),
-        ),
+        tokenizer=patch_vq(64, 8, channels=96, codebook_size=1_024, code_dim=16),
         tokenizer_training=TrainConfig(
             num_steps=12_000,
             global_batch_size=16,

@@ -9,8 +9,7 @@ from igpt_jax.data.folders import FolderConfig
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.sampling.sampler import SamplingConfig
-from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig
+from igpt_jax.tokenizers.presets import patch_vq
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 
@@ -21,18 +20,7 @@ def get_config() -> RunConfig:
         data=FolderConfig("$IGPT_DATA/cifar10-train.zip", validation_per_class=500),
         transform=TransformConfig(image_size=32, crop="resize"),
         cond_image=GreyConfig(),
-        tokenizer=AutoencoderConfig(
-            image_size=32,
-            patch_size=4,
-            base_channels=128,
-            channel_multipliers=(1,),
-            num_res_blocks=1,
-            num_decoder_res_blocks=2,
-            latent_channels=64,
-            attention=False,
-            middle=False,
-            quantizer=MovingAverageQuantizerConfig(codebook_size=1_024, code_dim=8),
-        ),
+        tokenizer=patch_vq(32, 4, channels=128, codebook_size=1_024, code_dim=8),
         tokenizer_training=TrainConfig(
             num_steps=4_000,
             global_batch_size=16,

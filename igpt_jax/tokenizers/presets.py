@@ -8,7 +8,7 @@ from typing import Any
 
 from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.autoencoder_config import AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+from igpt_jax.tokenizers.quantizers import MovingAverageQuantizerConfig, VectorQuantizerConfig
 
 # Downsampling -> multiplier of the channels at each level. 8 and 16 are published (Esser et al.
 # 2021, appendix E; Rombach et al. 2022, table 8; Sun et al. 2024, table 1), the others go on alike.
@@ -69,6 +69,37 @@ def vqgan(
     _check(downsample, tuple(MULTIPLIERS), "downsample")
     config = AutoencoderConfig(image_size=image_size, channel_multipliers=MULTIPLIERS[downsample])
     return dataclasses.replace(config, **overrides)
+
+
+def patch_vq(
+    image_size: int,
+    patch_size: int,
+    *,
+    channels: int = 64,
+    codebook_size: int = 512,
+    code_dim: int = 8,
+) -> AutoencoderConfig:
+    """A tokenizer that a laptop's CPU trains in minutes: patches, few layers, moving averages.
+
+    Args:
+        image_size: pixels a side.
+        patch_size: pixels a side of one token.
+        channels: of every layer.
+        codebook_size: codes.
+        code_dim: channels of a code.
+    """
+    return AutoencoderConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        base_channels=channels,
+        channel_multipliers=(1,),
+        num_res_blocks=1,
+        num_decoder_res_blocks=2,
+        latent_channels=channels,
+        attention=False,
+        middle=False,
+        quantizer=MovingAverageQuantizerConfig(codebook_size, code_dim),
+    )
 
 
 def _check(value: int, known: tuple[int, ...], name: str) -> None:
