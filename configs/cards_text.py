@@ -22,6 +22,7 @@ def get_config() -> RunConfig:
             num_cards=100_000,
             num_validation=1_000,
             max_numbers=3,
+            jitter=0,
             captions="both",
             held_out_share=0.1,
         ),
@@ -40,12 +41,12 @@ def get_config() -> RunConfig:
             checkpoint_every=3_000,
         ),
         caption_tokenizer=TrainedBPEConfig(512),
-        orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.3),
+        orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.15),
         gpt=GPTConfig(
             num_layers=6,
             num_heads=6,
             embed_dim=192,
-            caption_len=34,
+            caption_len=37,
             order="any",
             cond_drop_prob=0.05,  # pictures before their captions train the null condition, too
             qk_norm=True,

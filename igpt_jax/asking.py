@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from igpt_jax.data.attributes import AttributeConfig, attribute_values
+from igpt_jax.data.condition_images import ConditionImageConfig, make_condition_image
 from igpt_jax.errors import UserError
 from igpt_jax.model_config import GeneratorConfig
 from igpt_jax.models.conditioning import (
@@ -22,7 +23,7 @@ from igpt_jax.models.conditioning import (
 from igpt_jax.models.gpt_config import GPTConfig
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer
 from igpt_jax.text.encoder import TextEncoder
-from igpt_jax.typing import Array, Bool, Int
+from igpt_jax.typing import Array, Bool, Int, UInt8
 
 AskedAttributes: TypeAlias = ArrayLike | Mapping[str, str | int] | Sequence[Mapping[str, str | int]]
 """Values by the names of attributes, for all pictures or for each; or whole numbers [a], [b a]."""
@@ -66,12 +67,14 @@ class Request:
         text: what pictures show; an empty text, or None in a list, asks for nothing.
         attributes: see `AskedAttributes`.
         cond_tokens: int [b l], of what pictures are made from.
+        is_for_caption: whether a caption is what is asked for.
     """
 
     labels: Any = None
     text: str | Sequence[str | None] | None = None
     attributes: Any = None
     cond_tokens: Int[np.ndarray, "b l"] | None = None
+    is_for_caption: bool = False
 
     @property
     def is_of_picture_alone(self) -> bool:
@@ -114,7 +117,7 @@ class Reader:
             )
         if "text" in kinds:
             given["text"] = self._features(request.text, count)
-        if "caption" in kinds:
+        if "caption" in kinds and not request.is_for_caption:
             given["caption"] = self._caption(request.text, count)
         if "image" in kinds:
             given["image"] = _cond_image(self.config, request.cond_tokens, count)
@@ -161,6 +164,48 @@ def count_pictures(num_images: int | None, **given: Any) -> int:
     if len(counts) > 1:
         raise UserError(f"expected one number of pictures, got {said}")
     return next(iter(counts), 1)
+
+
+def one_part(has_images: bool, **parts: Any) -> str | None:
+    """What says which part of pictures is kept; None where nothing does.
+
+    Raises:
+        UserError: several do, or there are no pictures.
+    """
+    said = [name for name, value in parts.items() if value is not None]
+    if said and not has_images:
+        raise UserError(f"{said[0]}: expected images of which a part is kept, got none")
+    if len(said) > 1:
+        raise UserError(f"expected one of mask, keep and vary, got {' and '.join(said)}")
+    return said[0] if said else None
+
+
+def made_from(
+    cond_images: ArrayLike,
+    making: ConditionImageConfig | None,
+    image_size: int,
+    *,
+    is_made: bool,
+) -> UInt8[np.ndarray, "b s s 3"]:
+    """What pictures are made from; of pictures as they are, it is made first.
+
+    Raises:
+        UserError: no pictures, or of another size than the model's.
+    """
+    images = np.asarray(cond_images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) == 0:
+        raise UserError(
+            f"cond_images: expected uint8 of shape (b, h, w, 3), got {images.dtype} of "
+            f"{images.shape}"
+        )
+    if making is not None and not is_made:
+        return np.stack([make_condition_image(making, image, image_size) for image in images])
+    if images.shape[1:3] != (image_size, image_size):
+        raise UserError(
+            f"cond_images: expected {image_size} x {image_size} pixels, got {images.shape[1]} x "
+            f"{images.shape[2]}; igpt_jax.data.transforms has center_crop and resize"
+        )
+    return images
 
 
 def _num_rows(name: str, value: Any) -> int | None:

@@ -19,9 +19,10 @@ from igpt_jax.asking import (
     check_seed,
     count_pictures,
     is_guidable,
+    made_from,
+    one_part,
     without_picture,
 )
-from igpt_jax.data.condition_images import make_condition_image
 from igpt_jax.data.known_signal import keep_known_signal
 from igpt_jax.drawer import PARTS, Drawer, Known
 from igpt_jax.errors import UserError
@@ -37,7 +38,7 @@ from igpt_jax.text.caption_tokenizers import CaptionTokenizer
 from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.tokenizers.base import sees_time
 from igpt_jax.typing import Array, Float, Int, Params, UInt8
-from igpt_jax.window import Window
+from igpt_jax.window import window_of
 
 DEFAULT_KEEP = 0.5
 
@@ -197,27 +198,22 @@ class Model:
             UserError: the model is of pictures, or a number is out of range.
         """
         frames = np.asarray(videos)
-        if not self._is_of_videos:
+        gpt = self._generator
+        if not isinstance(gpt, GPT) or not self._is_of_videos:
             raise UserError("extend: expected a model of videos, got one of pictures")
         check_seed(seed)
         request = self._asked(len(frames), **asked)
-        window = Window(self.tokenizer, self._generator.config)
+        window = window_of(self.tokenizer, gpt.config)
         overlap = window.checked(frames, num_frames, overlap)
         keys = image_keys(seed, np.arange(len(frames)))
-        part = 0
-        tokens = window.last(self.encode, frames, None, overlap)
-        drawn = np.zeros((len(frames), 0), np.int32)
-        while frames.shape[1] < num_frames:
+
+        def draw(known: Known, part: int) -> Int[np.ndarray, "b l"]:
             part_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PARTS + part)
-            known = window.known(tokens)
-            drawn = self._drawer.draw(
+            return self._drawer.draw(
                 request.condition, part_keys, request.sampling, known, request.negative
             )
-            more = self.decode(drawn)[:, overlap:]
-            frames = np.concatenate([frames, more], axis=1)
-            tokens = window.last(self.encode, frames, drawn, overlap)
-            part += 1
-        return frames[:, :num_frames]
+
+        return window.slide(frames, num_frames, overlap, draw, self.encode, self.decode)
 
     def caption(
         self,
@@ -246,8 +242,7 @@ class Model:
         check_seed(seed)
         tokens = self.encode(images)
         self._check_whole(tokens)
-        request: Any = self._asked(len(tokens), **asked).condition
-        request = dataclasses.replace(request, caption=None)
+        request = self._asked(len(tokens), is_for_caption=True, **asked).condition
         sampling = SamplingConfig(temperature=temperature, top_p=top_p)
         keys = image_keys(seed, np.arange(len(tokens)))
         return self.caption_tokenizer.decode(self._drawer.captions(tokens, request, keys, sampling))
@@ -382,6 +377,7 @@ class Model:
         images: Any = None,
         negative_labels: Any = None,
         negative_text: Any = None,
+        is_for_caption: bool = False,
         **sampling: Any,
     ) -> "_Asked":
         """Reads a request; what it says of drawing replaces the config's."""
@@ -395,9 +391,12 @@ class Model:
             num_images, labels=labels, text=text, images=images, cond_images=cond_images,
             attributes=attributes,
         )  # fmt: skip
-        made = None if cond_images is None else self._made_from(cond_images, cond_is_made)
+        made = None
+        if cond_images is not None:
+            size = self.tokenizer.image_size
+            made = made_from(cond_images, self.config.cond_image, size, is_made=cond_is_made)
         cond_tokens = None if made is None else self.encode(made)
-        request = Request(labels, text, attributes, cond_tokens)
+        request = Request(labels, text, attributes, cond_tokens, is_for_caption)
         reader = Reader(
             self._generator.config,
             self.text_encoder,
@@ -415,24 +414,6 @@ class Model:
             negative = without_picture(condition)
         return _Asked(count, condition, negative, how, made)
 
-    def _made_from(self, cond_images: ArrayLike, is_made: bool) -> UInt8[np.ndarray, "b h w 3"]:
-        """What pictures are made from; of pictures as they are, it is made first."""
-        images, making = np.asarray(cond_images), self.config.cond_image
-        size = self.tokenizer.image_size
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise UserError(
-                f"cond_images: expected uint8 of shape (b, h, w, 3), got {images.dtype} of "
-                f"{images.shape}"
-            )
-        if making is not None and not is_made:
-            return np.stack([make_condition_image(making, image, size) for image in images])
-        if images.shape[1:3] != (size, size):
-            raise UserError(
-                f"cond_images: expected {size} x {size} pixels, got {images.shape[1]} x "
-                f"{images.shape[2]}; igpt_jax.data.transforms has center_crop and resize"
-            )
-        return images
-
     def _known(
         self,
         images: ArrayLike | None,
@@ -443,24 +424,19 @@ class Model:
         seed: int,
     ) -> Known | None:
         """Tokens of what is given, and which of them are kept."""
-        parts = {"mask": mask, "keep": keep, "vary": vary}
-        said = [name for name, value in parts.items() if value is not None]
+        part = one_part(images is not None, mask=mask, keep=keep, vary=vary)
         if images is None:
-            if said:
-                raise UserError(f"{said[0]}: expected images of which a part is kept, got none")
             return None
         if isinstance(self.gpt, VAR):
             raise UserError("images: expected none, as VAR cannot complete pictures")
-        if len(said) > 1:
-            raise UserError(f"expected one of mask, keep and vary, got {' and '.join(said)}")
         tokens = self.encode(images)
         tokens = np.repeat(tokens, count, axis=0) if len(tokens) == 1 else tokens
         if vary is not None:
             self._check_whole(tokens)
             return tokens, scattered_tokens(tokens.shape, vary, seed)
         if self._is_of_videos:
-            if said:
-                raise UserError(f"{said[0]}: expected none, as a video goes on from whole frames")
+            if part is not None:
+                raise UserError(f"{part}: expected none, as a video goes on from whole frames")
             return first_tokens(tokens, self._generator.config.seq_len)
         grid_shape, size = self.tokenizer.grid_shape, self.tokenizer.image_size
         share = DEFAULT_KEEP if keep is None else keep

@@ -8,6 +8,8 @@ import numpy as np
 
 from igpt_jax.drawer import Known
 from igpt_jax.errors import UserError
+from igpt_jax.model_config import Tokenizer
+from igpt_jax.models.gpt_config import GPTConfig
 from igpt_jax.sampling.known import first_tokens
 from igpt_jax.tokenizers.base import sees_time
 from igpt_jax.typing import Int, UInt8
@@ -18,23 +20,17 @@ class Window:
     """As many frames as a model draws at once.
 
     Attributes:
-        tokenizer: of pictures, or of videos.
-        config: of the GPT.
+        num_frames: frames of pixels.
+        seq_len: tokens of all of them.
+        ratio: frames of pixels in one of tokens, but for the first.
+        is_whole: whether the tokenizer sees the frames together, so that they have no tokens of
+            their own.
     """
 
-    tokenizer: Any
-    config: Any
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of pixels."""
-        whole = sees_time(self.tokenizer)
-        return self.tokenizer.config.num_frames if whole else self.config.num_frames
-
-    @property
-    def ratio(self) -> int:
-        """Frames of pixels in one of tokens, but for the first."""
-        return self.tokenizer.config.temporal_downsample if sees_time(self.tokenizer) else 1
+    num_frames: int
+    seq_len: int
+    ratio: int = 1
+    is_whole: bool = False
 
     def checked(
         self, frames: UInt8[np.ndarray, "..."], num_frames: int, overlap: int | None
@@ -59,22 +55,40 @@ class Window:
             )
         return overlap
 
-    def last(
+    def slide(
         self,
-        encode: Callable[..., Int[np.ndarray, "b l"]],
         frames: UInt8[np.ndarray, "b t h w 3"],
-        drawn: Int[np.ndarray, "b l"] | None,
+        num_frames: int,
         overlap: int,
-    ) -> Int[np.ndarray, "b known"]:
-        """Tokens of the last frames: those that were drawn where frames are apart.
+        draw: Callable[[Known, int], Int[np.ndarray, "b l"]],
+        encode: Callable[[Any], Int[np.ndarray, "b l"]],
+        decode: Callable[[Any], UInt8[np.ndarray, "b t h w 3"]],
+    ) -> UInt8[np.ndarray, "b num_frames h w 3"]:
+        """Frames, and behind them those of window after window.
 
-        A tokenizer of videos makes them anew, for the first frame of a video has tokens of its own.
+        Args:
+            frames: what is given.
+            num_frames: of the result.
+            overlap: frames that a window starts with.
+            draw: (known first tokens, number of the window) -> tokens of a window.
+            encode: pixels to tokens.
+            decode: tokens to pixels.
         """
-        if drawn is None or sees_time(self.tokenizer):
-            return encode(frames[:, -overlap:])
-        frame_len = drawn.shape[1] // self.config.num_frames
-        return drawn[:, -overlap * frame_len :]
+        tokens, part = encode(frames[:, -overlap:]), 0
+        while frames.shape[1] < num_frames:
+            drawn = draw(first_tokens(tokens, self.seq_len), part)
+            frames = np.concatenate([frames, decode(drawn)[:, overlap:]], axis=1)
+            if self.is_whole:  # the first frame of a video has other tokens than later ones
+                tokens = encode(frames[:, -overlap:])
+            else:
+                tokens = drawn[:, -overlap * self.seq_len // self.num_frames :]
+            part += 1
+        return frames[:, :num_frames]
 
-    def known(self, tokens: Int[np.ndarray, "b known"]) -> Known:
-        """The same as the first tokens of the next window."""
-        return first_tokens(tokens, self.config.seq_len)
+
+def window_of(tokenizer: Tokenizer, gpt: GPTConfig) -> Window:
+    """The window of a model of videos."""
+    if not sees_time(tokenizer):
+        return Window(gpt.num_frames, gpt.seq_len)
+    config: Any = tokenizer.config
+    return Window(config.num_frames, gpt.seq_len, config.temporal_downsample, is_whole=True)

@@ -10,6 +10,7 @@ from PIL import Image
 import igpt_jax
 from igpt_jax.cli import main
 from igpt_jax.config import RunConfig
+from igpt_jax.data.condition_images import make_condition_image
 from igpt_jax.data.known_signal import known_signal_psnr
 from igpt_jax.data.sources import open_source
 from igpt_jax.errors import UserError
@@ -47,7 +48,7 @@ def test_pictures_depend_on_what_is_asked(asked, cards):
     assert plain.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(plain, asked.sample(text=TEXTS, cond_images=cards[:2], seed=3))
     made = asked.config.cond_image
-    grey = asked._made_from(cards[:2], False)
+    grey = np.stack([make_condition_image(made, card, 32) for card in cards[:2]])
     assert (known_signal_psnr(made, plain, grey) > 100).all()
     scores = [
         asked.log_likelihood(cards, **given)

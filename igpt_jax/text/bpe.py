@@ -173,7 +173,7 @@ def train_bpe(captions: Iterable[str], vocab_size: int, path: str | os.PathLike[
     backend.normalizer = package.normalizers.NFC()
     backend.pre_tokenizer = package.pre_tokenizers.Sequence(
         [
-            package.pre_tokenizers.Split(package.Regex(" ?[0-9]"), "isolated"),
+            package.pre_tokenizers.Digits(individual_digits=True),
             package.pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )

@@ -295,6 +295,16 @@ def test_a_pickled_tokenizer_gives_the_same_ids(tokenizer):
     np.testing.assert_array_equal(copy.encode(texts, 30)[0], tokenizer.encode(texts, 30)[0])
 
 
+def test_numbers_are_digits_by_themselves(tmp_path):
+    """However often a number stands in the captions, in English and Chinese alike."""
+    train_bpe(
+        [f"the number {n}" for n in range(101)] * 3 + ["数字42"] * 9, 400, tmp_path / "t.json"
+    )
+    backend = BPETokenizer(BPETokenizerConfig(str(tmp_path / "t.json"))).backend
+    digits = [backend.encode(text).tokens[-2:] for text in ("the number 42", "数字42")]
+    assert digits == [["4", "2"]] * 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Holder:
     text: CaptionTokenizerConfig
