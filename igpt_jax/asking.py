@@ -174,9 +174,11 @@ def one_part(has_images: bool, **parts: Any) -> str | None:
     """
     said = [name for name, value in parts.items() if value is not None]
     if said and not has_images:
-        raise UserError(f"{said[0]}: expected images of which a part is kept, got none")
+        raise UserError(
+            f"{said[0]}: expected images of which a part is kept, got none; pass images"
+        )
     if len(said) > 1:
-        raise UserError(f"expected one of mask, keep and vary, got {' and '.join(said)}")
+        raise UserError(f"expected one of mask, keep and vary, got {' and '.join(said)}; drop one")
     return said[0] if said else None
 
 

@@ -18,6 +18,7 @@ from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.evaluation.faithfulness import card_faithfulness
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.model import Model
+from igpt_jax.models.gpt import GPT
 from igpt_jax.sampling.output import complete_settings
 
 
@@ -82,19 +83,18 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
 
 
 def _askable(model: Model, source: Source, count: int) -> list[Mapping[str, Any]]:
-    """The first examples that are not damaged and whose captions are not too long."""
+    """The first examples that are not damaged, with captions as training cuts them."""
     examples: list[Mapping[str, Any]] = []
-    gpt: Any = model.gpt
+    gpt, captions = model.gpt, model.caption_tokenizer
     for index in range(len(source)):
         if len(examples) == count:
             break
         with contextlib.suppress(BrokenImageError):
-            example: Mapping[str, Any] = source[index]
-            captions = model.caption_tokenizer
-            if captions is None or (
-                captions.max_length([example["caption"]]) <= gpt.config.caption_len
-            ):
-                examples.append({**example, "index": index})
+            example: dict[str, Any] = {**source[index], "index": index}
+            if captions is not None and isinstance(gpt, GPT):
+                cut, _ = captions.encode([example["caption"]], gpt.config.caption_len)
+                [example["caption"]] = captions.decode(cut)
+            examples.append(example)
     return examples
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import igpt_jax
-from igpt_jax.asking import num_attribute_rows, read_request
+from igpt_jax.asking import Reader, Request, num_attribute_rows
 from igpt_jax.cli import main
 from igpt_jax.data.attributes import AttributeConfig, attribute_sizes, attributes_of
 from igpt_jax.data.cards import CardsConfig, CardSource
@@ -29,11 +29,8 @@ CARDS = CardsConfig(
 
 
 def asked(attributes, count=2, names=NAMES):
-    condition = read_request(
-        CONFIG, count, labels=None, text=None, attributes=attributes, cond_tokens=None,
-        text_encoder=None, caption_tokenizer=None, batch_size=4, attribute_names=names,
-    )  # fmt: skip
-    return condition.attributes.tolist()
+    reader = Reader(CONFIG, None, None, names, batch_size=4)
+    return reader.read(Request(attributes=attributes), count).attributes.tolist()
 
 
 @pytest.mark.parametrize(
@@ -59,8 +56,7 @@ def test_attributes_by_name_and_by_number(attributes, rows):
     [
         ({"tob": 1}, "expected one of suit, top, got 'tob'; did you mean top?"),
         ({"suit": "club"}, "suit: expected one of hearts, clubs, got 'club'; did you mean clubs?"),
-        ([{"top": 0}], "expected 2, one row a picture, got 1"),
-        ([[0, 1]] * 3, "expected 2, one row a picture, got 3"),
+        ([[0, 1]] * 3, "expected 2, one a picture, got 3"),
         ([0, 1, 2], "2 whole numbers a picture"),
         ([0.5, 1.0], "2 whole numbers a picture"),
         ([[0, 1], [0]], "2 whole numbers a picture"),
