@@ -20,6 +20,8 @@ from igpt_jax.testing import tiny_config
 from igpt_jax.text.caption_tokenizers import ByteTokenizerConfig
 from igpt_jax.tokenizers.palette import PaletteConfig
 
+pytestmark = pytest.mark.xdist_group("asking")
+
 NAMES = (AttributeConfig("suit", ("hearts", "clubs")), AttributeConfig("top", ("0", "1", "2")))
 CONFIG = GPTConfig(vocab_size=8, grid_shape=(2, 2), attribute_sizes=(2, 3))
 CARDS = CardsConfig(

@@ -29,6 +29,8 @@ from igpt_jax.text.caption_tokenizers import ByteTokenizer
 from igpt_jax.text.tokenizer import TextTokenizer
 from igpt_jax.tokenizers.palette import PaletteConfig
 
+pytestmark = pytest.mark.xdist_group("text_prefix")
+
 LENGTH = 20
 CARDS = CardsConfig(num_cards=24, num_validation=8, image_size=32, captions="zh")
 TEXT = "一张红色的红桃牌，中间写着数字42"

@@ -23,6 +23,8 @@ from igpt_jax.tokenizers.palette import Palette, PaletteConfig
 from igpt_jax.training.metrics import read_metrics
 from igpt_jax.training.optimizer import OptimizerConfig
 
+pytestmark = pytest.mark.xdist_group("reconstruction")
+
 GREYS = np.linspace(-1, 1, 6, dtype=np.float32)[:, None].repeat(3, axis=1)
 TOKENIZER = Palette(PaletteConfig(image_size=16, num_colors=6))
 PARAMS = {"codebook": jnp.asarray(GREYS)}

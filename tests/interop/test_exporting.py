@@ -15,6 +15,8 @@ from igpt_jax.interop.exporting import export
 from igpt_jax.interop.importing import import_part
 from igpt_jax.parameters import flatten
 
+pytestmark = pytest.mark.xdist_group("exporting")
+
 
 def test_a_run_comes_back_from_its_export(tiny_run, tmp_path, capsys):
     assert main(["export", str(tiny_run), "--to", str(tmp_path / "out"), "--json"]) == 0

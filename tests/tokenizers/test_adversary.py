@@ -104,7 +104,10 @@ def test_the_discriminator_learns_first_and_only_from_its_own_loss(params):
         )
 
 
-@pytest.mark.parametrize("kind", ["hinge", "non_saturating", "vanilla"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("non_saturating", "vanilla")]
+
+
+@pytest.mark.parametrize("kind", ["hinge", *SLOW])
 def test_after_the_start_the_tokenizer_gets_both_pulls(params, kind):
     adversary = dataclasses.replace(PLAYED, loss=kind)
 
