@@ -1,6 +1,10 @@
 """Cards from captions in English and Chinese, and captions from cards.
 
-python train.py configs/cards_text.py
+    python train.py configs/cards_text.py
+
+Sized for an hour on 2 CPU cores; not measured to its end. After 2,000 of its 9,000 steps, by
+igpt evaluate runs/cards_text --measure faithfulness --num-images 100: numbers at their place 0.64
+to 0.68 in both languages; suit, colour and place 0.97 to 1.00; captions read off cards exact 0.79.
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig

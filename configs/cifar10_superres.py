@@ -1,6 +1,8 @@
 """Super-resolution: CIFAR-10 pictures from ones of half their size, with the tokens of colouring.
 
-IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_superres.py
+    IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_superres.py
+
+Takes the tokenizer of runs/cifar10_colour. Sized for 25 minutes on 2 CPU cores; not measured yet.
 """
 
 import dataclasses
