@@ -134,18 +134,19 @@ class Reader:
         return TextFeatures(features.features, features.mask, jnp.asarray(is_null))
 
     def _caption(self, text: Any, count: int) -> Caption:
-        if self.caption_tokenizer is None:
+        tokenizer = self.caption_tokenizer
+        if tokenizer is None:
             raise UserError("text: expected the model's caption tokenizer, found none")
         config: Any = self.config
         texts, is_null = _texts(config, text, count)
-        for written in set(texts):
-            needed = self.caption_tokenizer.max_length([written])
-            if needed > config.caption_len:
-                raise UserError(
-                    f"text: expected at most {config.caption_len} tokens with the end, got "
-                    f"{needed}: {written[:60]!r}; shorten it"
-                )
-        tokens, mask = self.caption_tokenizer.encode(texts, config.caption_len)
+        needed = tokenizer.max_length(texts)
+        if needed > config.caption_len:
+            longest = max(texts, key=lambda text: tokenizer.max_length([text]))
+            raise UserError(
+                f"text: expected at most {config.caption_len} tokens with the end, got {needed}: "
+                f"{longest[:60]!r}; shorten it"
+            )
+        tokens, mask = tokenizer.encode(texts, config.caption_len)
         lengths = np.where(is_null, 0, mask.sum(axis=1))
         return Caption(jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32))
 

@@ -221,7 +221,6 @@ def sample(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, help="default: DIR/sample.png, or ./sample.png")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)
-    from igpt_jax.models.gpt import GPT
     from igpt_jax.sampling.output import (
         check_output,
         complete_settings,
@@ -245,8 +244,7 @@ def sample(argv: list[str]) -> dict[str, Any]:
     repeats = args.num_images or 1
     labels = None if args.labels is None else [n for n in args.labels for _ in range(repeats)]
     count = repeats if labels is None else len(labels)
-    is_video = isinstance(model.gpt, GPT) and model.gpt.config.num_frames > 1
-    check_output(out, is_video=is_video, fps=args.fps)
+    check_output(out, is_video=model.num_frames > 1, fps=args.fps)
     size, images, mask, cond_images = model.tokenizer.image_size, None, None, None
     if args.image is not None:
         images = read_image(args.image, size)[None]

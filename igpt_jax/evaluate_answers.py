@@ -12,11 +12,10 @@ from igpt_jax.data.card_captions import Language
 from igpt_jax.data.card_videos import CardVideoSource
 from igpt_jax.data.cards import CardSource, combination
 from igpt_jax.data.examples import Source, Split
-from igpt_jax.data.items import to_views
+from igpt_jax.data.items import shown
 from igpt_jax.data.known_signal import keep_known_signal, known_signal_psnr
 from igpt_jax.data.random_words import random_words
 from igpt_jax.data.sources import open_source
-from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.completion import completion_report, hidden_mask
 from igpt_jax.evaluation.counting import counting_report
@@ -92,14 +91,7 @@ def prepared(
     config: RunConfig, source: Source, indices: Sequence[int]
 ) -> dict[str, UInt8[np.ndarray, "b *t h w 3"]]:
     """Pictures (or videos) as the model was shown them, with what they are made from."""
-    prepare = to_views(
-        dataclasses.replace(config.encoding, views="one"),
-        deterministic(config.transform),
-        config.cond_image,
-    )
-    items = [prepare(source[i], np.random.default_rng(0)) for i in indices]
-    names = [name for name in ("image", "cond_image") if name in items[0]]
-    return {name: np.concatenate([item[name] for item in items]) for name in names}
+    return shown((source[i] for i in indices), config.transform, config.cond_image)
 
 
 def faithfulness(

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from igpt_jax.config import RunConfig
 from igpt_jax.data.sources import num_frames
+from igpt_jax.data.video_files import contact_sheet
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.losses import bits_per_dim, token_nll
 from igpt_jax.model import Model
@@ -62,9 +63,8 @@ def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
         tokens = now.sample_tokens(asked, len(rows["tokens"]), model.config.sampling)
         images = now.decode(tokens)
         path = directory / f"samples-{step:06d}.png"
-        columns = images.shape[1] if images.ndim == 5 else None
-        frames = images.reshape(-1, *images.shape[-3:])
-        save_png(path, image_grid(frames, columns), {"step": step, "seed": 0})
+        grid = contact_sheet(images) if images.ndim == 5 else image_grid(images)
+        save_png(path, grid, {"step": step, "seed": 0})
 
     frozen = {} if encoder is None else encoder.params
     return Task("gpt", init, Partial(loss, frozen), show=show)

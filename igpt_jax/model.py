@@ -199,7 +199,7 @@ class Model:
         """
         frames = np.asarray(videos)
         gpt = self._generator
-        if not isinstance(gpt, GPT) or not self._is_of_videos:
+        if not isinstance(gpt, GPT) or self.num_frames == 1:
             raise UserError("extend: expected a model of videos, got one of pictures")
         check_seed(seed)
         request = self._asked(len(frames), **asked)
@@ -434,7 +434,7 @@ class Model:
         if vary is not None:
             self._check_whole(tokens)
             return tokens, scattered_tokens(tokens.shape, vary, seed)
-        if self._is_of_videos:
+        if self.num_frames > 1:
             if part is not None:
                 raise UserError(f"{part}: expected none, as a video goes on from whole frames")
             return first_tokens(tokens, self._generator.config.seq_len)
@@ -443,12 +443,16 @@ class Model:
         return tokens, known_tokens(grid_shape, size, count, mask, share)
 
     @property
-    def _is_of_videos(self) -> bool:
-        return isinstance(self.gpt, GPT) and self.gpt.config.num_frames > 1
+    def num_frames(self) -> int:
+        """Frames of what it draws, or takes; 1 for pictures."""
+        if sees_time(self.tokenizer):
+            config: Any = self.tokenizer.config
+            return config.num_frames
+        return self.gpt.config.num_frames if isinstance(self.gpt, GPT) else 1
 
     def _checked(self, images: ArrayLike) -> UInt8[np.ndarray, "b *t h w 3"]:
         images, size = np.asarray(images), self.tokenizer.image_size
-        is_video = images.ndim == 5 and (self._is_of_videos or sees_time(self.tokenizer))
+        is_video = images.ndim == 5 and self.num_frames > 1
         shape = images.shape[2 if is_video else 1 :]
         if images.dtype != np.uint8 or shape != (size, size, 3) or images.size == 0:
             raise UserError(

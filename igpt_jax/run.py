@@ -20,7 +20,6 @@ from igpt_jax.data.items import WithCaptions, has_captions, to_picture, to_token
 from igpt_jax.data.paths import expand_path
 from igpt_jax.data.pipeline import ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
-from igpt_jax.data.text_items import with_text
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
@@ -312,10 +311,13 @@ class _Run(Started):
                 )  # fmt: skip
 
         def transform(any_wording: bool) -> ItemTransform:
-            tokens = to_tokens(captions, config.gpt.caption_len, any_wording)
-            if encoder is None:
-                return tokens
-            return with_text(tokens, encoder.tokenizer, config.gpt.text_len, any_wording)
+            return to_tokens(
+                captions,
+                config.gpt.caption_len,
+                any_wording,
+                text=None if encoder is None else encoder.tokenizer,
+                text_len=config.gpt.text_len,
+            )
 
         return transform(any_wording=True), transform(any_wording=False)
 

@@ -12,8 +12,8 @@ from igpt_jax.config import RunConfig
 from igpt_jax.data.cards import CardsConfig, CardSource
 from igpt_jax.data.examples import Source
 from igpt_jax.data.images import BrokenImageError
-from igpt_jax.data.items import to_views
-from igpt_jax.data.transforms import deterministic
+from igpt_jax.data.items import shown
+from igpt_jax.data.video_files import contact_sheet
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.evaluation.faithfulness import card_faithfulness
 from igpt_jax.grid import image_grid, save_png
@@ -56,23 +56,18 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
         names = asked["text"]
     if gpt.attribute_sizes:
         asked["attributes"] = [row["attributes"] for row in rows]
-    shown: list[np.ndarray] = []
+    beside: list[np.ndarray] = []
     if gpt.cond_image:
-        prepare = to_views(
-            dataclasses.replace(config.encoding, views="one"),
-            deterministic(config.transform),
-            config.cond_image,
-        )
-        views = [prepare(row, np.random.default_rng(0)) for row in rows]
-        asked["cond_images"] = np.concatenate([view["cond_image"] for view in views])
-        shown = [asked["cond_images"], np.concatenate([view["image"] for view in views])]
+        views = shown(rows, config.transform, config.cond_image)
+        asked["cond_images"] = views["cond_image"]
+        beside = [views["cond_image"], views["image"]]
         asked["cond_is_made"] = True
     images = model.sample(**asked, num_images=count, seed=config.seed)
     settings = {**dataclasses.asdict(config.sampling), "seed": config.seed}
     made_by = complete_settings(settings, asked.get("labels"), count)
     for entry, text in zip(made_by, asked.get("text", []), strict=False):
         entry["text"] = text
-    save_png(path, _grid(images, config.samples.columns, names, shown), {"images": made_by})
+    save_png(path, _grid(images, config.samples.columns, names, beside), {"images": made_by})
     result: dict[str, Any] = {"samples": str(path), "num_samples": len(images)}
     if isinstance(config.data, CardsConfig) and gpt.kinds == ("labels",):
         result["card_accuracy"] = card_accuracy(images, np.asarray(asked["labels"]))
@@ -99,13 +94,13 @@ def _askable(model: Model, source: Source, count: int) -> list[Mapping[str, Any]
 
 
 def _grid(
-    images: np.ndarray, columns: int, names: list[str] | None, shown: list[np.ndarray]
+    images: np.ndarray, columns: int, names: list[str] | None, beside: list[np.ndarray]
 ) -> np.ndarray:
     """Videos a row each; pictures made from others between these and the originals."""
     if images.ndim == 5:
-        return image_grid(images.reshape(-1, *images.shape[2:]), columns=images.shape[1])
-    if shown:
-        conditions, originals = shown
+        return contact_sheet(images)
+    if beside:
+        conditions, originals = beside
         rows = np.stack([conditions, images, originals], axis=1)
         return image_grid(rows.reshape(-1, *images.shape[1:]), columns=12)
     return image_grid(images, columns or None, names)

@@ -16,7 +16,6 @@ import igpt_jax
 from igpt_jax import gpt_task as task
 from igpt_jax.data.cards import CardsConfig, CardSource
 from igpt_jax.data.items import to_tokens
-from igpt_jax.data.text_items import with_text
 from igpt_jax.errors import UserError
 from igpt_jax.interop.exporting import export
 from igpt_jax.interop.importing import import_part
@@ -105,7 +104,8 @@ def heard_of(model):
 def example(tokenizer, texts, seed=None):
     item = {"tokens": np.zeros(16, np.int32), "captions": json.dumps(texts)}
     rng = np.random.default_rng(seed)
-    return with_text(to_tokens(None, 0, False), tokenizer, LENGTH, seed is not None)(item, rng)
+    prepare = to_tokens(None, 0, seed is not None, text=tokenizer, text_len=LENGTH)
+    return prepare(item, rng)
 
 
 def batch_of(model, texts):
@@ -210,7 +210,7 @@ def test_a_caption_before_the_picture_is_of_the_same_wording(model):
     """Of a GPT with both, features and words of one example are of one caption."""
     bytes_, texts = ByteTokenizer(), [f"{n}" for n in range(9)]
     heard, found = heard_of(model), []
-    prepare = with_text(to_tokens(bytes_, 8, True), heard, LENGTH, any_wording=True)
+    prepare = to_tokens(bytes_, 8, True, text=heard, text_len=LENGTH)
     for seed in range(20):
         item = {"tokens": np.zeros(4, np.int32), "captions": json.dumps(texts)}
         made = prepare(item, np.random.default_rng(seed))
@@ -218,7 +218,7 @@ def test_a_caption_before_the_picture_is_of_the_same_wording(model):
         assert "captions" not in made
     assert found == heard.texts
     assert len(set(found)) > 3
-    first = with_text(to_tokens(bytes_, 8, False), heard, LENGTH, any_wording=False)
+    first = to_tokens(bytes_, 8, False, text=heard, text_len=LENGTH)
     item = {"tokens": np.zeros(4, np.int32), "captions": json.dumps(texts)}
     assert bytes_.decode(first(item, np.random.default_rng(0))["caption"][None]) == ["0"]
 

@@ -99,8 +99,8 @@ def card_video_at(config: CardVideosConfig, index: int, split: Split) -> CardVid
         The video. Motion, suit, ink, table, direction and first number are uniform over what there
         is; half of the cards that turn over show the same number again.
     """
-    motion_, suit, colour, background, first, second, coin, direction = _words(
-        config, index, split, _VIDEO_STREAM, 8
+    motion_, suit, colour, background, first, second, coin, direction = random_words(
+        config.seed, index, 8, split=split, stream=_VIDEO_STREAM
     )
     motion = config.motions[motion_ % len(config.motions)]
     start = first % _num_starts(config, motion)
@@ -155,7 +155,9 @@ class CardVideoSource:
             "label": video.numbers[0],
         }
         if wordings := _wordings(self.config):
-            [word] = _words(self.config, position, self.split, _CAPTION_STREAM, 1)
+            [word] = random_words(
+                self.config.seed, position, 1, split=self.split, stream=_CAPTION_STREAM
+            )
             example["caption"] = video_caption(video, *wordings[word % len(wordings)])
         return example
 
@@ -184,13 +186,6 @@ class CardVideoSource:
     def class_names(self) -> tuple[str, ...]:
         """The name of each label: the number itself."""
         return tuple(str(number) for number in range(self.num_classes))
-
-
-def _words(
-    config: CardVideosConfig, index: int, split: Split, stream: int, count: int
-) -> list[int]:
-    position = get_args(Split).index(split)
-    return random_words(config.seed, index, count, split=position, stream=stream)
 
 
 def _num_starts(config: CardVideosConfig, motion: Motion) -> int:

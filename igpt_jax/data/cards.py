@@ -192,20 +192,16 @@ def card_at(config: CardsConfig, index: int, split: Split) -> Card:
     """
     share = config.held_out_share if split == "train" else 0.0
     for attempt in range(_MAX_DRAWS):
-        card = _draw(config, _words(config, index, split, attempt, _CARD_STREAM, 10))
+        words = random_words(
+            config.seed, index, 10, split=split, attempt=attempt, stream=_CARD_STREAM
+        )
+        card = _draw(config, words)
         if not is_held_out(combination(card), share):
             return card
     raise UserError(
         f"held_out_share: expected combinations that are left to train on, got none with {share} "
         f"and max_number = {config.max_number}; lower it or raise max_number"
     )
-
-
-def _words(
-    config: CardsConfig, index: int, split: Split, attempt: int, stream: int, count: int
-) -> list[int]:
-    position = get_args(Split).index(split)
-    return random_words(config.seed, index, count, split=position, attempt=attempt, stream=stream)
 
 
 def _draw(config: CardsConfig, words: list[int]) -> Card:
@@ -256,7 +252,9 @@ class CardSource:
         example: Example = {"image": image, "label": card.numbers[0]}
         if wordings := _wordings(self.config):
             position = operator.index(index)
-            [word] = _words(self.config, position, self.split, 0, _CAPTION_STREAM, 1)
+            [word] = random_words(
+                self.config.seed, position, 1, split=self.split, stream=_CAPTION_STREAM
+            )
             example["caption"] = caption(card, *wordings[word % len(wordings)])
         if self.config.attributes:
             example["attributes"] = card_attributes(self.config, card)

@@ -10,8 +10,8 @@ def is_held_out(name: str, share: float) -> bool:
     small share holds out, a larger one holds out too, and other names change nothing.
 
     Args:
-        name: Of anything; valid Unicode.
+        name: Of anything; file names in no valid Unicode have a hash, too.
         share: In [0, 1].
     """
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = hashlib.sha256(name.encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64

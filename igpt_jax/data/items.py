@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -13,6 +13,7 @@ from igpt_jax.data.examples import Source
 from igpt_jax.data.pipeline import Item, ItemTransform
 from igpt_jax.data.transforms import TransformConfig, transform
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer
+from igpt_jax.text.tokenizer import TextTokenizer
 from igpt_jax.typing import Int, UInt8
 
 COND_SHARE = 0.25  # of a tokenizer's training pictures, where pictures are made from others
@@ -69,23 +70,50 @@ def to_views(
     return prepare
 
 
-def to_tokens(captions: CaptionTokenizer | None, length: int, any_wording: bool) -> ItemTransform:
+def shown(
+    items: Iterable[Item], config: TransformConfig, cond_image: ConditionImageConfig | None
+) -> dict[str, UInt8[np.ndarray, "b *t s s 3"]]:
+    """Pictures (or videos) as a model was shown them, and what they are made from."""
+    prepare, unused = to_views(EncodingConfig(), config, cond_image), np.random.default_rng(0)
+    views = [prepare(item, unused) for item in items]
+    names = [name for name in ("image", "cond_image") if name in views[0]]
+    return {name: np.concatenate([view[name] for view in views]) for name in names}
+
+
+def to_tokens(
+    captions: CaptionTokenizer | None,
+    length: int,
+    any_wording: bool,
+    *,
+    text: TextTokenizer | None = None,
+    text_len: int = 0,
+) -> ItemTransform:
     """Encoded items to what a GPT trains on, with the tokens of one of their captions.
 
+    For a text encoder these are `"text_tokens"`, int32 [t], and `"text_mask"`, bool [t], true where
+    there is text.
+
     Args:
-        captions: the captions' tokenizer; None leaves captions out.
+        captions: the captions' tokenizer; None where captions are not in the GPT's sequence.
         length: slots of a caption.
         any_wording: draw one of the captions; otherwise take the first.
+        text: the tokenizer of a text encoder, which reads the same caption; None for none.
+        text_len: slots of its text.
     """
 
     def prepare(item: Item, rng: np.random.Generator) -> Item:
         kept = {name: value for name, value in item.items() if name != "captions"}
-        if captions is None:
+        if captions is None and text is None:
             return kept
         texts = json.loads(item["captions"])
-        text = texts[rng.integers(len(texts))] if any_wording else texts[0]
-        tokens, mask = captions.encode([text], length)
-        return {**kept, "caption": tokens[0], "caption_length": int(mask.sum())}
+        caption = texts[rng.integers(len(texts))] if any_wording else texts[0]
+        if captions is not None:
+            tokens, mask = captions.encode([caption], length)
+            kept |= {"caption": tokens[0], "caption_length": int(mask.sum())}
+        if text is not None:
+            tokens, mask = text.encode([caption], text_len)
+            kept |= {"text_tokens": tokens[0], "text_mask": mask[0]}
+        return kept
 
     return prepare
 

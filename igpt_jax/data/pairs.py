@@ -89,7 +89,7 @@ class PairsSource:
         pairs = _find_pairs(str(self._root), self._files.names, config)
         share = config.validation_share
         held_out = split == "validation"
-        chosen = [pair for key, pair in pairs.items() if _is_held_out(key, share) == held_out]
+        chosen = [pair for key, pair in pairs.items() if is_held_out(key, share) == held_out]
         if not chosen:
             raise UserError(
                 f"{self._root}: expected pairs for {split}, got none of {len(pairs)} with "
@@ -204,11 +204,6 @@ def _by_key(root: str, names: Sequence[str], folder: str, field: str) -> Mapping
             "or rename one of each"
         )
     return {key: groups[key][0] for key in sorted(groups)}
-
-
-def _is_held_out(key: str, share: float) -> bool:
-    """As `is_held_out`, for file names in no valid Unicode too."""
-    return is_held_out(key.encode(errors="backslashreplace").decode(), share)
 
 
 def _some(names: Sequence[str]) -> str:

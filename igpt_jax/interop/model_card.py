@@ -9,7 +9,6 @@ import numpy as np
 from igpt_jax.asking import kinds_of
 from igpt_jax.data.condition_images import EdgesConfig, GreyConfig, SmallConfig
 from igpt_jax.model import Model
-from igpt_jax.models.gpt import GPT
 from igpt_jax.tokenizers.palette import Palette
 
 # Names that runs and evaluations write, in words.
@@ -82,7 +81,7 @@ def _front_matter(model: Model, layout: str) -> list[str]:
 def _task(model: Model) -> str:
     """The Hub's name for what a model does."""
     kinds = _kinds(model)
-    made = "video" if _num_frames(model) > 1 else "image"
+    made = "video" if model.num_frames > 1 else "image"
     if "text" in kinds or "caption" in kinds:
         return f"text-to-{made}"
     if "image" in kinds:
@@ -94,7 +93,7 @@ def _sentence(model: Model) -> str:
     size = model.tokenizer.image_size
     if model.gpt is None:
         return f"A tokenizer of {size} x {size} pictures, trained or imported with igpt_jax."
-    config, frames = model.gpt.config, _num_frames(model)
+    config, frames = model.gpt.config, model.num_frames
     made = "pictures" if frames == 1 else f"videos of {frames} frames"
     asked = _conditions(model)
     return (
@@ -131,14 +130,6 @@ def _kinds(model: Model) -> tuple[str, ...]:
     return () if model.gpt is None else kinds_of(model.gpt.config)
 
 
-def _num_frames(model: Model) -> int:
-    """Frames of what a model draws; 1 for pictures."""
-    of_tokenizer = getattr(model.tokenizer.config, "num_frames", 1)
-    if of_tokenizer > 1 or not isinstance(model.gpt, GPT):
-        return of_tokenizer
-    return model.gpt.config.num_frames
-
-
 def _use(model: Model, layout: str, name: str) -> list[str]:
     if layout == "transformers":
         lines = [
@@ -148,9 +139,7 @@ def _use(model: Model, layout: str, name: str) -> list[str]:
         ]
     else:
         shape = f"[b, {model.tokenizer.image_size}, {model.tokenizer.image_size}, 3]"
-        drawn = (
-            shape if _num_frames(model) == 1 else shape.replace("b,", f"b, {_num_frames(model)},")
-        )
+        drawn = shape if model.num_frames == 1 else shape.replace("b,", f"b, {model.num_frames},")
         draws = f"images = model.sample({_asked(model)}, seed=0)  # uint8 {drawn}"
         encodes = f"tokens = model.encode(images)  # of uint8 {shape}"
         lines = [

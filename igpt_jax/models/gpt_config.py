@@ -210,11 +210,6 @@ class GPTConfig:
         return (embedded or 1) + self.cond_len
 
     @property
-    def is_conditional(self) -> bool:
-        """Whether anything can be asked of it."""
-        return bool(self.kinds)
-
-    @property
     def kinds(self) -> tuple[str, ...]:
         """What can be asked of it, by the names of `Conditions`."""
         asked = {
