@@ -37,9 +37,9 @@ def get_config() -> RunConfig:
         orders=OrdersConfig(rectangle=0.6, around=0.1, scattered=0.15, everything=0.15),
         gpt=GPTConfig(num_layers=6, num_heads=6, embed_dim=192, order="any", qk_norm=True),
         gpt_training=TrainConfig(
-            num_steps=10_000,
+            num_steps=5_000,
             global_batch_size=16,
-            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=200),
+            optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=200),
             ema_decay=0.999,
             log_every=100,
             eval_every=1_000,

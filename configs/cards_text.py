@@ -56,9 +56,9 @@ def get_config() -> RunConfig:
             qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=9_000,
+            num_steps=8_000,
             global_batch_size=16,
-            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=200),
+            optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=200),
             ema_decay=0.999,
             log_every=100,
             eval_every=1_000,

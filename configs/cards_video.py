@@ -42,9 +42,9 @@ def get_config() -> RunConfig:
             qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=4_000,
+            num_steps=3_000,
             global_batch_size=8,
-            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=200),
+            optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=200),
             ema_decay=0.999,
             log_every=50,
             eval_every=500,

@@ -49,9 +49,11 @@ def get_config() -> RunConfig:
             qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=4_000,
+            num_steps=2_500,
             global_batch_size=16,
-            optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=200, weight_decay=0.1),
+            optimizer=OptimizerConfig(
+                name="muon", peak_lr=1e-3, warmup_steps=200, weight_decay=0.1
+            ),
             ema_decay=0.999,
             log_every=100,
             eval_every=500,

@@ -17,7 +17,7 @@ from igpt_jax.data.known_signal import keep_known_signal, known_signal_psnr
 from igpt_jax.data.random_words import random_words
 from igpt_jax.data.sources import open_source
 from igpt_jax.errors import UserError
-from igpt_jax.evaluation.completion import completion_report, hidden_mask
+from igpt_jax.evaluation.completion import completion_report, hidden_mask, number_box
 from igpt_jax.evaluation.counting import counting_report
 from igpt_jax.evaluation.faithfulness import caption_accuracy, card_faithfulness
 from igpt_jax.evaluation.retrieval import (
@@ -148,17 +148,18 @@ def _in_language(source: CardSource, index: int, language: Language) -> str | No
 def completion(
     model: Model, config: RunConfig, source: Source, count: int, seed: int
 ) -> dict[str, Any]:
-    """Cards whose number is hidden by half, at the left, the right or in the middle."""
+    """Cards of whose number half is hidden: the left, the right, or the middle of its own box."""
     if not isinstance(source, CardSource):
         raise UserError("completion: expected a run on cards, whose numbers can be read")
     indices = list(range(min(count, len(source))))
     cards = [source.card(i) for i in indices]
     images = prepared(config, source, indices)["image"]
-    size, result = model.tokenizer.image_size, {}
+    size, grid_shape = model.tokenizer.image_size, model.tokenizer.grid_shape
+    result: dict[str, Any] = {}
     for part in HIDDEN_PARTS:
-        mask = hidden_mask(size, model.tokenizer.grid_shape, part)
-        completed = model.sample(images=images, mask=mask, seed=seed)
-        result[part] = completion_report(completed, cards, mask)
+        masks = np.stack([hidden_mask(size, grid_shape, part, number_box(card)) for card in cards])
+        completed = model.sample(images=images, mask=masks, seed=seed)
+        result[part] = completion_report(completed, cards, masks)
     return {**result, "num_images": len(indices)}
 
 

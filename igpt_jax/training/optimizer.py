@@ -1,21 +1,24 @@
-"""AdamW with warm-up, cosine decay and clipping, as the field trains GPTs."""
+"""AdamW or Muon with warm-up, cosine decay and clipping, as the field trains GPTs."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, Literal
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from igpt_jax.errors import UserError
 from igpt_jax.running import is_running
 
+_ADAMW_RMS: Final = 0.2  # of an update of AdamW: Muon's gets the same (Liu et al. 2025, 2.2)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) and its schedule.
+    """An optimizer and its schedule.
 
     Attributes:
         peak_lr: learning rate after the warm-up.
@@ -25,6 +28,10 @@ class OptimizerConfig:
         beta2: decay of the second moment; 0.95 as iGPT and LlamaGen, for few updates a run.
         weight_decay: on matrices and embeddings, not on norms, biases and start vectors.
         clip_norm: largest global norm of the gradient.
+        name: "adamw" (Loshchilov & Hutter 2019), or "muon" (Jordan 2024), which makes the update of
+            each matrix in the blocks of a Transformer orthogonal and leaves everything else to
+            AdamW. Its updates are as large as AdamW's (Liu et al. 2025, section 2.2), so that
+            learning rate and weight decay mean the same for both.
     """
 
     peak_lr: float = 3e-4
@@ -34,6 +41,7 @@ class OptimizerConfig:
     beta2: float = 0.95
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    name: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self) -> None:
         """Refuses values that cannot train."""
@@ -113,7 +121,7 @@ def leaf_owners(params: Any, players: Mapping[str, Any] = NO_PLAYERS) -> Any:
 def make_optimizer(
     config: OptimizerConfig, num_steps: int, players: Mapping[str, Player] = NO_PLAYERS
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW on the schedule; for each player its own.
+    """Clipping by global norm, then the optimizer on its schedule; for each player its own.
 
     Running statistics (`igpt_jax/running.py`) take their next value, unclipped.
 
@@ -124,11 +132,11 @@ def make_optimizer(
     """
     transforms: dict[Hashable, optax.GradientTransformation] = {
         name: optax.conditionally_transform(
-            _adamw(player.optimizer, num_steps - player.start), partial(_has_begun, player.start)
+            _clipped(player.optimizer, num_steps - player.start), partial(_has_begun, player.start)
         )
         for name, player in players.items()
     }
-    transforms |= {MAIN: _adamw(config, num_steps), RUNNING: optax.sgd(1.0)}
+    transforms |= {MAIN: _clipped(config, num_steps), RUNNING: optax.sgd(1.0)}
     return optax.partition(transforms, lambda params: leaf_owners(params, players))
 
 
@@ -136,17 +144,62 @@ def _has_begun(start: int, step: Any, **_: Any) -> Any:
     return step >= start
 
 
-def _adamw(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config, num_steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            weight_decay=config.weight_decay,
-            mask=decay_mask,
-        ),
+def _clipped(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    optimizer = _OPTIMIZERS[config.name](config, learning_rate(config, num_steps))
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
     )
+
+
+def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    orthogonal = muon(
+        schedule,
+        weight_decay=config.weight_decay,
+        consistent_rms=_ADAMW_RMS,
+        muon_weight_dimension_numbers=block_matrices,
+    )
+    optimizers: dict[Hashable, optax.GradientTransformation] = {
+        True: orthogonal,
+        False: _adamw(config, schedule),
+    }
+    return optax.partition(optimizers, is_block_matrix)
+
+
+_OPTIMIZERS: Final = {"adamw": _adamw, "muon": _muon}
+
+
+def is_block_matrix(params: Any) -> Any:
+    """True for the kernels of the scanned blocks."""
+
+    def is_kernel(path: tuple, _: Any) -> bool:
+        keys = [getattr(key, "key", None) for key in path]
+        return "blocks" in keys and keys[-1] == "kernel"
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def block_matrices(params: Any) -> Any:
+    """The axes in and the axes out of each leaf, a kernel of the blocks: (layers, *in, *out).
+
+    Heads and their width are one axis: the output of query, key and value, the input of the
+    projection behind attention.
+    """
+
+    def axes(path: tuple, leaf: Any) -> MuonDimensionNumbers:
+        num_in = leaf.ndim - 2 if path[-2].key == "out" else 1
+        return MuonDimensionNumbers(
+            tuple(range(1, 1 + num_in)), tuple(range(1 + num_in, leaf.ndim))
+        )
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def gradient_norms(gradients: Any, players: Mapping[str, Any] = NO_PLAYERS) -> dict[str, Any]:
