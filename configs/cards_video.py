@@ -22,16 +22,16 @@ def get_config() -> RunConfig:
         transform=TransformConfig(image_size=48, crop="resize"),
         tokenizer=patch_vq(48, 8, channels=64, codebook_size=512, code_dim=8),
         tokenizer_training=TrainConfig(
-            num_steps=5_000,
+            num_steps=3_000,
             global_batch_size=16,
             optimizer=OptimizerConfig(
                 peak_lr=3e-3, warmup_steps=75, end_lr_ratio=0.02, weight_decay=0.0
             ),
             log_every=100,
-            eval_every=2_500,
+            eval_every=1_500,
             eval_batches=16,
-            picture_every=2_500,
-            checkpoint_every=2_500,
+            picture_every=1_500,
+            checkpoint_every=1_500,
         ),
         gpt=GPTConfig(
             num_layers=4,

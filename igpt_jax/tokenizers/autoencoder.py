@@ -49,7 +49,7 @@ class Autoencoder(ConfiguredTokenizer):
         """Declare the parts."""
         config = self.config
         dtypes = Dtypes(dtype=self.dtype, param_dtype=self.param_dtype)
-        self.encoder = Encoder(config=config, **dtypes)
+        self.encoder = Encoder(config=config, local=config.local_encoder, **dtypes)
         self.quant_conv = nn.Conv(config.quantizer.code_dim, (1, 1), padding="VALID", **dtypes)
         self.quantizer = build_quantizer(config.quantizer)
         self.post_quant_conv = nn.Conv(config.latent_channels, (1, 1), padding="VALID", **dtypes)

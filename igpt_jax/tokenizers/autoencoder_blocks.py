@@ -54,10 +54,12 @@ class ConvLayer(nn.Module, kw_only=True):
     """What the layers below share: their dtypes, their convolution and their norm.
 
     Attributes:
+        local: see each position alone: kernels of one pixel, and norms of a position's channels.
         dtype: dtype of the computation.
         param_dtype: dtype of the parameters.
     """
 
+    local: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -67,15 +69,16 @@ class ConvLayer(nn.Module, kw_only=True):
         channels: int,
         features: Float[Array, "b *t h w c"],
         *,
-        kernel_size: int = 3,
+        kernel_size: int | None = None,
         stride: int = 1,
         time_stride: int = 1,
         padding: Sequence[tuple[int, int]] | None = None,
     ) -> Float[Array, "b *gt gh gw channels"]:
-        """Apply a convolution; without `padding` height and width stay.
+        """Apply a convolution, by default of 3 x 3; without `padding` height and width stay.
 
         Over videos it is causal, but for a kernel of one pixel, which sees one frame.
         """
+        kernel_size = kernel_size or (1 if self.local else 3)
         is_causal = features.ndim == 5 and kernel_size > 1
         layer = partial(CausalConv, time_stride=time_stride) if is_causal else nn.Conv
         return layer(
@@ -90,12 +93,14 @@ class ConvLayer(nn.Module, kw_only=True):
     def norm(self, name: str, features: Float[Array, "b *t h w c"]) -> Float[Array, "b *t h w c"]:
         """Apply GroupNorm with as many of the published 32 groups as divide the channels.
 
-        Statistics are those of a frame: later frames must not change it.
+        Statistics are those of a frame: later frames must not change it. If `local`, they are those
+        of all channels of a position.
         """
+        axes = (-1,) if self.local else (-3, -2, -1)
         return nn.GroupNorm(
-            num_groups=math.gcd(MAX_NORM_GROUPS, features.shape[-1]),
+            num_groups=1 if self.local else math.gcd(MAX_NORM_GROUPS, features.shape[-1]),
             epsilon=NORM_EPSILON,
-            reduction_axes=(-3, -2, -1),
+            reduction_axes=axes,
             use_fast_variance=False,  # E[x^2] - E[x]^2 cancels, which shows in parity tests
             dtype=self.dtype,
             param_dtype=self.param_dtype,

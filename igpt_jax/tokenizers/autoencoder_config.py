@@ -26,6 +26,9 @@ class AutoencoderConfig:
         attention: single-head attention after every block of the lowest level and in the middle.
         patch_size: pixels a side folded into channels before the first convolution and unfolded
             after the last; 1 as published. 4 or 8 makes small models many times faster on a CPU.
+        local_encoder: encode each patch by itself, whatever lies around it: then known tokens say
+            nothing of what is hidden beside them, and the same patch has the same token anywhere.
+            For one level without attention; the decoder sees all tokens.
         dropout_rate: dropout in residual blocks.
         quantizer: the quantizer and its settings.
         num_frames: frames of the longest video; 1 is an image tokenizer. With more, every video of
@@ -44,6 +47,7 @@ class AutoencoderConfig:
     middle: bool = True
     attention: bool = True
     patch_size: int = 1
+    local_encoder: bool = False
     dropout_rate: float = 0.0
     quantizer: QuantizerConfig = field(default_factory=VectorQuantizerConfig)
     num_frames: int = 1
@@ -59,6 +63,11 @@ class AutoencoderConfig:
             raise UserError(
                 f"expected image_size to be a multiple of the downsampling {self.downsample}, got "
                 f"{self.image_size}; change image_size, patch_size or channel_multipliers"
+            )
+        if self.local_encoder and (self.attention or len(self.channel_multipliers) > 1):
+            raise UserError(
+                "local_encoder: expected attention=False and one of channel_multipliers, got "
+                f"{self.attention} and {self.channel_multipliers}; set patch_size to downsample"
             )
         self._check_time()
 

@@ -73,7 +73,9 @@ class _Stack(ConvLayer, kw_only=True):
 
     def _res_block(self, name: str, channels: int) -> ResBlock:
         rate = self.config.dropout_rate
-        return ResBlock(channels=channels, dropout_rate=rate, name=name, **self.dtypes)
+        return ResBlock(
+            channels=channels, dropout_rate=rate, local=self.local, name=name, **self.dtypes
+        )
 
 
 class Encoder(_Stack, kw_only=True):

@@ -121,7 +121,9 @@ class MultiscaleVQ(ConfiguredTokenizer):
         dtypes = Dtypes(dtype=self.dtype, param_dtype=self.param_dtype)
         exact = Dtypes(dtype=jnp.float32, param_dtype=self.param_dtype)
         conv = partial(nn.Conv, config.latent_channels, (3, 3), padding=((1, 1), (1, 1)))
-        self.encoder = Encoder(config=config.autoencoder, **dtypes)
+        self.encoder = Encoder(
+            config=config.autoencoder, local=config.autoencoder.local_encoder, **dtypes
+        )
         self.quant_conv = conv(**dtypes)
         self.codebook: Any = self.param(
             "codebook",

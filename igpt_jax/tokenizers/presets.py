@@ -79,7 +79,9 @@ def patch_vq(
     codebook_size: int = 512,
     code_dim: int = 8,
 ) -> AutoencoderConfig:
-    """A tokenizer that a laptop's CPU trains in minutes: patches, few layers, moving averages.
+    """A tokenizer that a laptop's CPU trains in minutes: moving averages of patches.
+
+    Each patch is encoded by itself, so that a GPT finds the same token wherever it looks the same.
 
     Args:
         image_size: pixels a side.
@@ -98,6 +100,7 @@ def patch_vq(
         latent_channels=channels,
         attention=False,
         middle=False,
+        local_encoder=True,
         quantizer=MovingAverageQuantizerConfig(codebook_size, code_dim),
     )
 

@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ from small_autoencoder import SMALL, abstract_variables, random_params, small_au
 
 from igpt_jax.errors import UserError
 from igpt_jax.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
-from igpt_jax.tokenizers.presets import llamagen_vq, taming_vqgan, vqgan
+from igpt_jax.tokenizers.presets import llamagen_vq, patch_vq, taming_vqgan, vqgan
 from igpt_jax.tokenizers.quantizers import (
     MovingAverageQuantizerConfig,
     ResidualQuantizerConfig,
@@ -109,6 +110,20 @@ def test_tokens_are_in_raster_order():
     assert column // 2 == pytest.approx(6, abs=2)
 
 
+def test_a_local_encoder_sees_each_patch_alone():
+    changed = IMAGES.at[:, 4:8, 8:12].set(0.3)  # the patch in row 1 and column 2
+    for local in (False, True):
+        model = small_autoencoder(channel_multipliers=(1,), patch_size=4, local_encoder=local)
+        params = random_params(model)
+        latents = [
+            model.apply({"params": params}, images, method="latents")
+            for images in (IMAGES, changed)
+        ]
+        moved = np.any(np.asarray(latents[0] != latents[1]), axis=(0, 3))
+        assert moved[1, 2]
+        assert moved.sum() == (1 if local else moved.size)
+
+
 def test_sizes_follow_the_config():
     model = small_autoencoder()
     assert SMALL.downsample == 4
@@ -131,6 +146,12 @@ def test_bfloat16_keeps_parameters_and_quantization_in_float32():
     output = jax.eval_shape(model.apply, variables, IMAGES)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert output.latents.dtype == output.reconstruction.dtype == jnp.float32
+
+
+def test_a_local_encoder_is_refused_where_layers_would_mix_patches():
+    for changes in ({"attention": True}, {"channel_multipliers": (1, 2)}):
+        with pytest.raises(UserError, match="local_encoder: expected attention=False and one"):
+            dataclasses.replace(patch_vq(64, 8), **changes)
 
 
 def test_config_refuses_what_does_not_fit():
