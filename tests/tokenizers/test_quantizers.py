@@ -20,6 +20,7 @@ from igpt_jax.tokenizers.quantizers import (
 )
 from igpt_jax.tokenizers.quantizers.base import l2_normalized
 from igpt_jax.tokenizers.quantizers.entropy import code_affinity, entropy_loss
+from igpt_jax.tokenizers.quantizers.moving_average import scattered_rows
 
 KEY = jax.random.key(0)
 LATENTS = jax.random.normal(KEY, (2, 3, 3, 4))
@@ -256,6 +257,43 @@ def test_a_dead_code_starts_again_at_a_latent():
     for code in np.asarray(moved[2:]):
         assert np.abs(np.asarray(latents) - code).sum(-1).min() < 1e-5
     assert np.abs(moved[:2]).max() < 2
+
+
+def test_rows_are_drawn_as_they_weigh_and_once():
+    weights = jnp.asarray([0.0, 3.0, 0.0, 1.0, 0.5, 0.0])
+    keys = jax.random.split(KEY, 4000)
+    rows, found = jax.vmap(lambda key: scattered_rows(key, weights, 2))(keys)
+    rows, found = np.asarray(rows), np.asarray(found)
+    counts = np.bincount(rows.ravel(), minlength=6) / len(keys)
+    np.testing.assert_allclose(counts, 2 * np.asarray(weights) / 4.5, atol=0.03)
+    np.testing.assert_array_equal(found.sum(axis=1), [len(set(pair)) for pair in rows])
+    assert 0.4 < rows[:, 0].mean() / rows[:, 1].mean() < 2.5  # no place of the codebook is apart
+    _, found = scattered_rows(KEY, jnp.zeros(6), 2)
+    assert not found.any()
+
+
+def test_a_code_starts_again_only_where_latents_are_without_one():
+    """Three kinds of latents, two of them exact: the dead codes leave these alone."""
+    config = MovingAverageQuantizerConfig(8, 2, decay=0.9, restart_below=0.1)
+    kinds = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], np.float32)
+    codes = jnp.asarray([*kinds[:2], *np.full((6, 2), 50.0)], jnp.float32)
+    params = {"running_share": jnp.full(8, 1 / 8), "running_sum": codes / 8}
+    params["running_share"] = params["running_share"].at[2:].set(0.01)
+    params["running_sum"] = codes * params["running_share"][:, None]
+    latents = jnp.asarray(np.tile(kinds, (10, 1)))
+
+    def running(params):
+        return (
+            build_quantizer(config)
+            .apply({"params": params}, latents, deterministic=False, rngs={"quantizer": KEY})
+            .losses["running"]
+        )
+
+    following = jax.tree.map(lambda value, step: value - step, params, jax.grad(running)(params))
+    moved = following["running_sum"] / following["running_share"][:, None]
+    restarted = np.isclose(following["running_share"][2:], 1 / 8)
+    assert restarted.any()
+    np.testing.assert_allclose(np.asarray(moved[2:])[restarted], kinds[[2] * restarted.sum()])
 
 
 def test_more_residual_levels_come_closer():

@@ -18,8 +18,9 @@ from igpt_jax.tokenizers.quantizers.base import (
     squared_distance,
 )
 from igpt_jax.tokenizers.quantizers.vector import uniform_codebook
-from igpt_jax.typing import Array, Float, Int, PRNGKey
+from igpt_jax.typing import Array, Bool, Float, Int, PRNGKey
 
+EXACT_SHARE = 1e-4  # of the latents' mean square: below it a code is as good as exact
 UNUSED_SHARE = 1e-6  # of an equal share: what a code that nobody chooses is divided by
 
 
@@ -34,7 +35,8 @@ class MovingAverageQuantizerConfig:
         gradient: how the decoder's gradient reaches the encoder.
         decay: of the averages, per update.
         restart_below: a code chosen less often than this part of an equal share starts again at a
-            random latent (Dhariwal et al. 2020, section 3.1); 0 never restarts.
+            latent (Dhariwal et al. 2020, section 3.1), drawn as its squared error weighs, as
+            k-means++ starts (Arthur & Vassilvitskii 2007); 0 never restarts.
     """
 
     codebook_size: int = 1_024
@@ -111,10 +113,33 @@ class MovingAverageQuantizer(nn.Module):
         share = moving_average(self.share, shares, config.decay)
         total = moving_average(self.sum, sums, config.decay)
         if config.restart_below:
-            rows = jax.random.randint(
-                self.make_rng("quantizer"), (config.codebook_size,), 0, len(points)
-            )
-            dead = share < config.restart_below * equal_share
-            share = jnp.where(dead, equal_share, share)
-            total = jnp.where(dead[:, None], points[rows] * equal_share, total)
+            errors = squared_errors(points, self._codes()[chosen])
+            rows, found = scattered_rows(self.make_rng("quantizer"), errors, config.codebook_size)
+            restarts = found & (share < config.restart_below * equal_share)
+            share = jnp.where(restarts, equal_share, share)
+            total = jnp.where(restarts[:, None], points[rows] * equal_share, total)
         return set_next(self.share, share) + set_next(self.sum, total)
+
+
+def squared_errors(points: Float[Array, "n d"], codes: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """Squared distance of each latent to its code; 0 where rounding could explain it."""
+    errors = jnp.sum((points - codes) ** 2, axis=-1)
+    return jnp.where(errors > EXACT_SHARE * jnp.mean(jnp.sum(points**2, axis=-1)), errors, 0.0)
+
+
+def scattered_rows(
+    key: PRNGKey, weights: Float[Array, " n"], count: int
+) -> tuple[Int[Array, " v"], Bool[Array, " v"]]:
+    """Draws `count` rows with chances that are as their weights, by systematic sampling.
+
+    Returns:
+        The rows, and which of them are the first of their kind with a weight above 0.
+    """
+    offset_key, order_key = jax.random.split(key)
+    cumulative = jnp.cumsum(weights)
+    steps = (jnp.arange(count) + jax.random.uniform(offset_key)) / count
+    rows = jnp.searchsorted(cumulative, steps * cumulative[-1], side="right")
+    rows = jnp.minimum(rows, len(weights) - 1)
+    is_first = jnp.concatenate([jnp.ones(1, bool), rows[1:] != rows[:-1]])
+    order = jax.random.permutation(order_key, count)
+    return rows[order], (is_first & (weights[rows] > 0))[order]
