@@ -20,7 +20,7 @@ def get_config() -> RunConfig:
     return RunConfig(
         data=CardVideosConfig(num_videos=10_000, num_validation=500, image_size=48),
         transform=TransformConfig(image_size=48, crop="resize"),
-        tokenizer=patch_vq(48, 8, channels=64, codebook_size=512, code_dim=8),
+        tokenizer=patch_vq(48, 8, channels=96, codebook_size=1_024, code_dim=16),
         tokenizer_training=TrainConfig(
             num_steps=3_000,
             global_batch_size=16,
@@ -42,7 +42,7 @@ def get_config() -> RunConfig:
             qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=3_000,
+            num_steps=2_000,
             global_batch_size=8,
             optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=200),
             ema_decay=0.999,

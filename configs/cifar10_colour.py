@@ -37,7 +37,7 @@ def get_config() -> RunConfig:
         ),
         gpt=GPTConfig(num_layers=6, num_heads=6, embed_dim=192, cond_image=True, qk_norm=True),
         gpt_training=TrainConfig(
-            num_steps=2_500,
+            num_steps=1_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=200),
             ema_decay=0.999,

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sample": (sample, "draw pictures of a trained model"),
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
         "evaluate": (evaluate, "measure a tokenizer, or how well a model answers"),
+        "probe": (probe, "measure how well a model's layers tell classes apart"),
         "import": (import_, "bring a published model into a directory that the others take"),
         "export": (export, "write a model as safetensors with a card, for the Hub"),
     }
@@ -390,6 +391,31 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from igpt_jax.evaluate import evaluate as evaluate_run
 
     return evaluate_run(directory, **args)
+
+
+def probe(argv: list[str]) -> dict[str, Any]:
+    """Measures how well the features of each layer of a GPT tell classes apart.
+
+    A linear probe for each layer, beside one of raw pixels and of random weights; nearest
+    neighbours and few shots with the best layer's features. Needs matplotlib.
+    """
+    parser = _Parser(prog="igpt probe", description=probe.__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run, or an imported model")
+    parser.add_argument("--data", help="folder or zip of class folders; default: the run's own")
+    parser.add_argument(
+        "--validation-per-class", type=int, default=0, help="pictures of --data to set aside"
+    )
+    parser.add_argument("--num-train", type=int, help="default: all")
+    parser.add_argument("--num-validation", type=int, help="default: all")
+    parser.add_argument("--shots", type=_integers, default=[], help="pictures a class, like 1,10")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="default: DIR/probe")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = vars(parser.parse_args(argv))
+    args.pop("json")
+    from igpt_jax.probe import probe as probe_model
+
+    return probe_model(args.pop("directory"), **args)
 
 
 def _setting(text: str) -> tuple[str, Any]:

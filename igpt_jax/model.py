@@ -30,7 +30,7 @@ from igpt_jax.model_config import Generator, ModelConfig, Tokenizer, num_tokens
 from igpt_jax.models.conditioning import Condition
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.var import VAR
-from igpt_jax.programs import decode_tokens, encode_images, in_parts
+from igpt_jax.programs import decode_tokens, encode_images, in_parts, layer_features
 from igpt_jax.sampling.guidance import GuidanceSchedule
 from igpt_jax.sampling.known import first_tokens, known_tokens, scattered_tokens
 from igpt_jax.sampling.sampler import SamplingConfig, image_keys
@@ -341,6 +341,28 @@ class Model:
         self._check_whole(tokens)
         request = self._asked(len(tokens), **asked)
         return self._drawer.score(tokens, request.condition)
+
+    def features(self, images: ArrayLike, **asked: Any) -> Float[np.ndarray, "b layers_plus_1 d"]:
+        """What each layer of the GPT knows of pictures, uint8 [b h w 3], to recognise them by.
+
+        Before each block, and behind the last: the mean over the picture (Chen et al. 2020, section
+        3.2), float32. The middle layers know most.
+
+        Args:
+            images: pictures.
+            asked: what `log_likelihood` takes; the null condition by default.
+
+        Raises:
+            UserError: a model of another kind than a GPT.
+        """
+        gpt, tokens = self._generator, self.encode(images)
+        if not isinstance(gpt, GPT):
+            raise UserError(f"features: expected a model with a GPT, got {type(gpt).__name__}")
+        self._check_whole(tokens)
+        condition = self._asked(len(tokens), **asked).condition
+        size = min(self.batch_size, len(tokens))
+        look = partial(layer_features, gpt, self.params)
+        return in_parts(look, size, jnp.asarray(tokens[:, :-1]), condition)
 
     def _check_whole(self, tokens: Int[np.ndarray, "b l"]) -> None:
         wanted = self._generator.config.seq_len

@@ -12,6 +12,7 @@ import numpy as np
 from igpt_jax.losses import token_nll
 from igpt_jax.model_config import Generator
 from igpt_jax.models.conditioning import Condition
+from igpt_jax.models.gpt import GPT
 from igpt_jax.resize import bicubic
 from igpt_jax.tokenizers import base
 from igpt_jax.tokenizers.base import ImageTokenizer
@@ -62,6 +63,15 @@ def sequence_log_likelihood(
     """Log-likelihood of each picture's tokens in nats; `inputs` are what the model sees of them."""
     logits: Any = gpt.apply({"params": params}, inputs, condition)
     return -token_nll(logits, tokens).sum(axis=-1)
+
+
+@partial(jax.jit, static_argnums=0)
+def layer_features(
+    gpt: GPT, params: Params, inputs: Int[Array, "b s"], condition: Condition
+) -> Float[Array, "b layers_plus_1 d"]:
+    """What each layer of a GPT knows of pictures; `inputs` are all tokens but the last one."""
+    features: Any = gpt.apply({"params": params}, inputs, condition, method="features")
+    return features
 
 
 def in_parts(function: Callable[..., Any], size: int, *arrays: Any) -> Any:

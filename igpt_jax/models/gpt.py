@@ -43,8 +43,12 @@ class Block(nn.Module):
         rotation: Rotation | None,
         prefix_mask: Bool[Array, "b p"] | None,
         deterministic: bool,
-    ) -> tuple[tuple[Float[Array, "b q d"], KVCache | None], None]:
-        """One layer; `layer` says which slice of the cache is its own."""
+    ) -> tuple[tuple[Float[Array, "b q d"], KVCache | None], Float[Array, "b d"]]:
+        """One layer; `layer` says which slice of the cache is its own.
+
+        Beside the carry it returns the mean of what attention sees of the picture's slots, which
+        costs nothing where nobody asks for it.
+        """
         config, (x, kv_cache) = self.config, carry
         dtype = resolve_dtype(config.dtype)
         dropout = nn.Dropout(config.residual_dropout, deterministic=deterministic)
@@ -59,14 +63,16 @@ class Block(nn.Module):
             name="attention",
         )
         norm = build_norm(config.norm, config.norm_epsilon, "attention_norm")
-        update, kv_cache = attention(norm(x), rotation, kv_cache, layer, prefix_mask)
+        normed = norm(x)
+        pooled = jnp.mean(normed[:, -config.seq_len :], axis=1, dtype=jnp.float32)
+        update, kv_cache = attention(normed, rotation, kv_cache, layer, prefix_mask)
         x = x + dropout(update)
         feed_forward = FeedForward(
             config.hidden_dim, config.activation, config.use_bias, dtype, name="mlp"
         )
         norm = build_norm(config.norm, config.norm_epsilon, "mlp_norm")
         x = x + dropout(feed_forward(norm(x)))
-        return (shard_rows(x), kv_cache), None
+        return (shard_rows(x), kv_cache), pooled
 
 
 class GPT(nn.Module):
@@ -156,10 +162,27 @@ class GPT(nn.Module):
         Returns:
             float32 logits; `logits[:, i]` predicts `tokens[:, i]`.
         """
-        hidden, targets, _ = self._sequence(
+        hidden, targets, _, _ = self._sequence(
             tokens, condition, order, padding, coordinates, None, deterministic
         )
         return self._logits(hidden, targets)
+
+    def features(
+        self, tokens: Int[Array, "b s"], condition: Condition = None
+    ) -> Float[Array, "b layers_plus_1 d"]:
+        """What each layer knows of a picture (Chen et al. 2020, section 3.2).
+
+        Args:
+            tokens: all tokens of a picture but the last one, in raster order.
+            condition: as for `__call__`.
+
+        Returns:
+            float32; the mean over slots of what enters each block's attention, after its norm, and
+            of what enters the head.
+        """
+        hidden, _, _, pooled = self._sequence(tokens, condition, None, None, None, None, True)
+        last = jnp.mean(self.norm(hidden), axis=1, dtype=jnp.float32)
+        return jnp.concatenate([jnp.moveaxis(pooled, 0, 1), last[:, None]], axis=1)
 
     def prefill(
         self,
@@ -170,7 +193,7 @@ class GPT(nn.Module):
         coordinates: Int[Array, "#b s 3"] | None = None,
     ) -> tuple[Float[Array, "b v"], KVCache]:
         """Fills an empty cache with the condition and s >= 0 known tokens; predicts token s."""
-        hidden, targets, filled = self._sequence(
+        hidden, targets, filled, _ = self._sequence(
             tokens, condition, order, None, coordinates, kv_cache, True
         )
         assert filled is not None
@@ -190,7 +213,8 @@ class GPT(nn.Module):
         embedded = self._embed(tokens[:, None], coordinates)
         if self.config.order == "any":
             embedded = embedded + self.target_embedding[order[:, 1:]].astype(embedded.dtype)
-        hidden, filled = self._blocks(embedded, coordinates, kv_cache, kv_cache.prefix_mask, True)
+        mask = kv_cache.prefix_mask
+        hidden, filled, _ = self._blocks(embedded, coordinates, kv_cache, mask, True)
         assert filled is not None
         return self._logits(hidden[:, 0], order[:, 1]), filled
 
@@ -203,10 +227,16 @@ class GPT(nn.Module):
         coordinates: Int[Array, "#b s 3"] | None,
         kv_cache: KVCache | None,
         deterministic: bool,
-    ) -> tuple[Float[Array, "b s_plus_1 d"], Int[Array, "#b s_plus_1"], KVCache | None]:
+    ) -> tuple[
+        Float[Array, "b s_plus_1 d"],
+        Int[Array, "#b s_plus_1"],
+        KVCache | None,
+        Float[Array, "layers b d"],
+    ]:
         """Runs the condition and the tokens behind it through the blocks.
 
-        Returns what predicts each token and the one after them, and their cells.
+        Returns what predicts each token and the one after them, and their cells; the filled cache;
+        and what each layer knows of the picture.
         """
         config, asked, (batch_size, s) = self.config, as_conditions(condition), tokens.shape
         check_condition(config, asked)
@@ -242,12 +272,12 @@ class GPT(nn.Module):
             mask = jnp.concatenate([mask, seen], axis=1)
         if kv_cache is not None:
             kv_cache = dataclasses.replace(kv_cache, prefix_mask=mask)
-        hidden, kv_cache = self._blocks(x, coordinates, kv_cache, mask, deterministic)
+        hidden, kv_cache, pooled = self._blocks(x, coordinates, kv_cache, mask, deterministic)
         hidden = hidden[:, config.prefix_len - 1 :]
         if padding is not None:
             is_first = jnp.arange(hidden.shape[1]) == padding[:, None]
             hidden = jnp.where(is_first[..., None], hidden[:, :1], hidden)
-        return hidden[:, words:], order[:, words:], kv_cache
+        return hidden[:, words:], order[:, words:], kv_cache, pooled
 
     def _lead(
         self, asked: Conditions, batch_size: int
@@ -302,13 +332,15 @@ class GPT(nn.Module):
         kv_cache: KVCache | None,
         prefix_mask: Bool[Array, "b p"] | None,
         deterministic: bool,
-    ) -> tuple[Float[Array, "b q d"], KVCache | None]:
+    ) -> tuple[Float[Array, "b q d"], KVCache | None, Float[Array, "layers b d"]]:
         layers = jnp.arange(self.config.num_layers)
         rotation = self._rotation(coordinates)
-        (x, kv_cache), _ = self.blocks((x, kv_cache), layers, rotation, prefix_mask, deterministic)
+        carry = (x, kv_cache)
+        carry, pooled = self.blocks(carry, layers, rotation, prefix_mask, deterministic)
+        x, kv_cache = carry
         if kv_cache is not None:
             kv_cache = dataclasses.replace(kv_cache, length=kv_cache.length + x.shape[1])
-        return x, kv_cache
+        return x, kv_cache, pooled
 
     def _rotation(self, coordinates: Int[Array, "#b q 3"]) -> Rotation | None:
         """Rotary angles of the slots."""

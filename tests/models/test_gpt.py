@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -92,6 +93,25 @@ def test_token_j_changes_no_logit_up_to_j(config):
         after = forward(changed[:, :-1])
         np.testing.assert_array_equal(after[:, : j + 1], before[:, : j + 1])
         assert jnp.abs(after[:, j + 1] - before[:, j + 1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_features_are_what_the_head_would_see_if_the_model_ended_there(config):
+    """The head is linear: the mean of logits is the head of the mean."""
+    params, (tokens, labels) = random_params(config), example(config)
+    features = GPT(config).apply({"params": params}, tokens[:, :-1], labels, method="features")
+    assert features.shape == (len(tokens), config.num_layers + 1, config.embed_dim)
+    for layers in range(1, config.num_layers + 1):
+        blocks = jax.tree.map(lambda leaf, n=layers: leaf[:n], params["blocks"])
+        short = params | {"blocks": blocks}
+        if layers < config.num_layers:
+            norm = params["blocks"]["attention_norm"]
+            short["norm"] = jax.tree.map(lambda leaf, n=layers: leaf[n], norm)
+        model = GPT(dataclasses.replace(config, num_layers=layers))
+        logits = model.apply({"params": short}, tokens[:, :-1], labels)
+        np.testing.assert_allclose(
+            features[:, layers] @ params["head"], logits.mean(axis=1), atol=1e-4
+        )
 
 
 def test_coordinates_are_data():

@@ -1,0 +1,208 @@
+"""How much a linear classifier reads out of features (Chen et al. 2020, section 3.2)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from igpt_jax.errors import UserError
+from igpt_jax.evaluation.neighbours import nearest
+from igpt_jax.typing import Array, Float, Int
+
+WEIGHT_DECAYS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+_MAX_STEPS = 500  # of L-BFGS; it stops before, when the gradient vanishes
+_SMALL_GRADIENT = 1e-5
+_MIN_DEVIATION = 1e-6  # a feature that varies less is as good as constant
+
+
+class LinearProbe(NamedTuple):
+    """A softmax regression on standardised features.
+
+    Attributes:
+        kernel: float32 [d classes].
+        bias: float32 [classes].
+        mean: of the features it was fitted to, float32 [d].
+        deviation: their standard deviation, float32 [d].
+    """
+
+    kernel: Float[np.ndarray, "d c"]
+    bias: Float[np.ndarray, " c"]
+    mean: Float[np.ndarray, " d"]
+    deviation: Float[np.ndarray, " d"]
+
+    def logits(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Logits of the classes."""
+        return (features - self.mean) / self.deviation @ self.kernel + self.bias
+
+    def accuracy(self, features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> float:
+        """Share of features whose class is the most probable one."""
+        return float(np.mean(self.logits(features).argmax(axis=1) == labels))
+
+
+def fit_probe(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    num_classes: int,
+    weight_decay: float,
+) -> LinearProbe:
+    """Fits a probe by L-BFGS, starting from zero: the problem is convex.
+
+    Args:
+        features: of labelled pictures.
+        labels: 0 to `num_classes` - 1.
+        num_classes: classes.
+        weight_decay: of half the squared kernel, beside the mean cross-entropy.
+
+    Raises:
+        UserError: no features, a label out of range, or a feature that is not finite.
+    """
+    if len(features) == 0 or len(features) != len(labels):
+        raise UserError(
+            f"probe: expected a label for each of at least one picture, got {len(labels)} labels "
+            f"and {len(features)} pictures"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(
+            f"probe: expected labels 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}"
+        )
+    if not np.isfinite(features).all():
+        raise UserError("probe: expected finite features, got others; look at the model's weights")
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    deviation = np.where(deviation < _MIN_DEVIATION, 1.0, deviation)
+    standard = jnp.asarray((features - mean) / deviation, jnp.float32)
+    kernel, bias = _fit(standard, jnp.asarray(labels), num_classes, jnp.float32(weight_decay))
+    return LinearProbe(np.asarray(kernel), np.asarray(bias), mean, deviation)
+
+
+class ChosenProbe(NamedTuple):
+    """A probe, and how its weight decay was chosen.
+
+    Attributes:
+        probe: fitted to all pictures.
+        weight_decay: the chosen one.
+        held_out_accuracy: with it, on the part of the pictures that the choice was made on.
+    """
+
+    probe: LinearProbe
+    weight_decay: float
+    held_out_accuracy: float
+
+
+def best_probe(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    num_classes: int,
+    *,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+    held_out: float = 0.1,
+    seed: int = 0,
+) -> ChosenProbe:
+    """Fits with the weight decay that does best on a part of the same pictures.
+
+    Args:
+        features: of labelled pictures.
+        labels: their classes.
+        num_classes: classes.
+        weight_decays: what to choose from.
+        held_out: share of the pictures that the choice is made on, at least one.
+        seed: of that part.
+
+    Raises:
+        UserError: fewer than two pictures, or what `fit_probe` refuses.
+    """
+    if len(features) < 2:
+        raise UserError(f"probe: expected 2 or more labelled pictures, got {len(features)}")
+    order = np.random.default_rng(seed).permutation(len(features))
+    num_held = max(1, int(held_out * len(features)))
+    held, rest = order[:num_held], order[num_held:]
+    scores = [
+        fit_probe(features[rest], labels[rest], num_classes, decay).accuracy(
+            features[held], labels[held]
+        )
+        for decay in weight_decays
+    ]
+    best = int(np.argmax(scores))
+    probe = fit_probe(features, labels, num_classes, weight_decays[best])
+    return ChosenProbe(probe, weight_decays[best], scores[best])
+
+
+def few_of_each(
+    labels: Int[np.ndarray, " n"], shots: int, seed: int = 0
+) -> Int[np.ndarray, " shots_classes"]:
+    """Indices of `shots` random pictures of each class.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = []
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        if len(rows) < shots:
+            raise UserError(
+                f"shots: expected at most {len(rows)}, the pictures of class {label}, got {shots}"
+            )
+        chosen.append(rows[:shots])
+    return np.concatenate(chosen)
+
+
+def neighbour_accuracy(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    queries: Float[np.ndarray, "q d"],
+    answers: Int[np.ndarray, " q"],
+    *,
+    k: int = 20,
+) -> float:
+    """Share of queries whose class most of the k nearest features have, by cosine similarity.
+
+    Of classes with equally many the one with the smaller index counts.
+    """
+    mean = features.mean(axis=0)
+    directions, asked = (
+        (x - mean) / np.maximum(np.linalg.norm(x - mean, axis=1, keepdims=True), 1e-12)
+        for x in (features, queries)
+    )
+    indices, _ = nearest(asked, directions, k=k)
+    num_classes = int(max(labels.max(), answers.max())) + 1
+    votes = np.stack([np.bincount(row, minlength=num_classes) for row in labels[indices]])
+    return float(np.mean(votes.argmax(axis=1) == answers))
+
+
+@partial(jax.jit, static_argnums=2)
+def _fit(
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    num_classes: int,
+    weight_decay: Float[Array, ""],
+) -> tuple[Float[Array, "d c"], Float[Array, " c"]]:
+    def loss(params: tuple[Array, Array]) -> Array:
+        kernel, bias = params
+        logits = jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(nll) + 0.5 * weight_decay * jnp.sum(kernel**2)
+
+    optimizer = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        params, state = carry
+        value, grad = value_and_grad(params, state=state)
+        updates, state = optimizer.update(
+            grad, state, params, value=value, grad=grad, value_fn=loss
+        )
+        return optax.apply_updates(params, updates), state
+
+    def goes_on(carry: tuple[Any, Any]) -> Array:
+        state = carry[1]
+        count = optax.tree.get(state, "count")
+        norm = optax.tree.norm(optax.tree.get(state, "grad"))
+        return (count == 0) | ((count < _MAX_STEPS) & (norm > _SMALL_GRADIENT))
+
+    start = (jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
+    params, _ = jax.lax.while_loop(goes_on, step, (start, optimizer.init(start)))
+    return params
