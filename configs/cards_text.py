@@ -2,9 +2,10 @@
 
     python train.py configs/cards_text.py
 
-Sized for an hour on 2 CPU cores; not measured to its end. After 2,000 of its 9,000 steps, by
-igpt evaluate runs/cards_text --measure faithfulness --num-images 100: numbers at their place 0.64
-to 0.68 in both languages; suit, colour and place 0.97 to 1.00; captions read off cards exact 0.79.
+33 minutes on 2 cores of an AMD EPYC, other jobs beside it (tokenizer and tokens: 3). Then, by
+igpt evaluate runs/cards_text --measure faithfulness --num-images 300: numbers at their place 0.988
+(English) and 0.992 (Chinese), everything on a card right 0.973 and 0.983; on combinations that no
+training card has 0.990 and 0.990 (97 cards); captions read off cards exact 1.000.
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig

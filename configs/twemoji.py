@@ -24,16 +24,16 @@ def get_config() -> RunConfig:
         transform=TransformConfig(image_size=64, crop="resize"),
         tokenizer=patch_vq(64, 8, channels=96, codebook_size=1_024, code_dim=16),
         tokenizer_training=TrainConfig(
-            num_steps=5_000,
+            num_steps=4_000,
             global_batch_size=16,
             optimizer=OptimizerConfig(
                 peak_lr=2e-3, warmup_steps=75, end_lr_ratio=0.02, weight_decay=0.0
             ),
             log_every=100,
-            eval_every=2_500,
+            eval_every=2_000,
             eval_batches=8,
-            picture_every=2_500,
-            checkpoint_every=2_500,
+            picture_every=2_000,
+            checkpoint_every=2_000,
         ),
         caption_tokenizer=TrainedBPEConfig(1_024),
         orders=OrdersConfig(rectangle=0, around=0, scattered=0, everything=1, caption_last=0.2),
@@ -49,7 +49,7 @@ def get_config() -> RunConfig:
             qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=2_500,
+            num_steps=2_000,
             global_batch_size=16,
             optimizer=OptimizerConfig(
                 name="muon", peak_lr=1e-3, warmup_steps=200, weight_decay=0.1

@@ -397,7 +397,8 @@ def probe(argv: list[str]) -> dict[str, Any]:
     """Measures how well the features of each layer of a GPT tell classes apart.
 
     A linear probe for each layer, beside one of raw pixels and of random weights; nearest
-    neighbours and few shots with the best layer's features. Needs matplotlib.
+    neighbours and few shots with the best layer's features. Needs matplotlib. With --image it
+    names the classes of pictures instead, by the probe that an earlier call left.
     """
     parser = _Parser(prog="igpt probe", description=probe.__doc__, allow_abbrev=False)
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run, or an imported model")
@@ -409,13 +410,16 @@ def probe(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--num-validation", type=int, help="default: all")
     parser.add_argument("--shots", type=_integers, default=[], help="pictures a class, like 1,10")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--image", type=Path, action="append", help="a picture to recognise")
     parser.add_argument("--out", type=Path, help="default: DIR/probe")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = vars(parser.parse_args(argv))
     args.pop("json")
+    directory, files = args.pop("directory"), args.pop("image")
+    from igpt_jax.probe import predict
     from igpt_jax.probe import probe as probe_model
 
-    return probe_model(args.pop("directory"), **args)
+    return predict(directory, files) if files else probe_model(directory, **args)
 
 
 def _setting(text: str) -> tuple[str, Any]:

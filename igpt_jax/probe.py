@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+from scipy.special import softmax
 
 from igpt_jax.config import RunConfig
 from igpt_jax.data.examples import Source, Split
@@ -244,8 +245,7 @@ def _mistakes(
     pictures: Labelled, logits: Float[np.ndarray, "n c"], names: Sequence[str]
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The most confident wrong guesses, above what was guessed and what it is."""
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(logits, axis=1)
     guesses = shares.argmax(axis=1)
     wrong = np.flatnonzero(guesses != pictures.labels)
     worst = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
@@ -258,7 +258,7 @@ def _mistakes(
 
 
 def _save(path: Path, sweep: Sweep, names: Sequence[str]) -> None:
-    """Keeps the best probe, with the layer that it reads and the names of its classes."""
+    """Keeps the best probe for `predict`, with its layer and the names of its classes."""
     with path.open("wb") as file:
         np.savez(file, **sweep.probe._asdict(), layer=sweep.layer, class_names=np.array(names))
 

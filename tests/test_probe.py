@@ -1,6 +1,7 @@
 """`igpt probe` on pictures whose classes are easy to tell, or impossible."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def write_pictures(folder, count, colours):
     for name, colour in colours.items():
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            noisy = np.clip(random.normal(colour, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+            noisy = np.clip(random.normal(colour, 8, (32, 32, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(folder / name / f"{i:03}.png")
     return str(folder)
 
@@ -59,6 +60,19 @@ def test_what_it_leaves_behind(probed, tiny_run):
     logits = (features - stored["mean"]) / stored["deviation"] @ stored["kernel"] + stored["bias"]
     right = result["confusion"][2][2]
     assert (logits.argmax(axis=1) == 2).sum() == right
+
+
+def test_pictures_are_recognised(tiny_run, tmp_path, capsys):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    data = write_pictures(tmp_path / "pictures", 20, COLOURS)
+    image = str(tmp_path / "pictures" / "green" / "019.png")
+    assert main(["probe", str(tmp_path / "run"), "--image", image]) == 2
+    assert "expected a probe, found none; run `igpt probe" in capsys.readouterr().err
+    probe(tmp_path / "run", data=data, validation_per_class=5)
+    assert main(["probe", str(tmp_path / "run"), "--image", image, "--json"]) == 0
+    shares = json.loads(capsys.readouterr().out.splitlines()[-1])[image]
+    assert next(iter(shares)) == "green"
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_noise_is_told_apart_by_chance(tiny_run, tmp_path):
