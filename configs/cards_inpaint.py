@@ -19,7 +19,7 @@ from igpt_jax.training.optimizer import OptimizerConfig
 def get_config() -> RunConfig:
     """The run."""
     return RunConfig(
-        data=CardsConfig(num_cards=50_000, num_validation=1_000),
+        data=CardsConfig(num_cards=50_000, num_validation=1_000, jitter=0),
         transform=TransformConfig(image_size=64, crop="resize"),
         tokenizer=patch_vq(64, 8, channels=96, codebook_size=1_024, code_dim=16),
         tokenizer_training=TrainConfig(
@@ -37,7 +37,7 @@ def get_config() -> RunConfig:
         orders=OrdersConfig(rectangle=0.6, around=0.1, scattered=0.15, everything=0.15),
         gpt=GPTConfig(num_layers=6, num_heads=6, embed_dim=192, order="any", qk_norm=True),
         gpt_training=TrainConfig(
-            num_steps=3_000,
+            num_steps=2_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=200),
             ema_decay=0.999,

@@ -49,7 +49,7 @@ def get_config() -> RunConfig:
             qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=2_000,
+            num_steps=1_200,
             global_batch_size=16,
             optimizer=OptimizerConfig(
                 name="muon", peak_lr=1e-3, warmup_steps=200, weight_decay=0.1

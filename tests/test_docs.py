@@ -146,6 +146,8 @@ def runs_well(arguments, home, monkeypatch, capsys):
         stops_at(monkeypatch, "igpt_jax.stored", "load")
         stops_at(monkeypatch, "igpt_jax.evaluate", "evaluate")
         stops_at(monkeypatch, "igpt_jax.evaluate_answers", "evaluate_answers")
+        stops_at(monkeypatch, "igpt_jax.probe", "probe")
+        stops_at(monkeypatch, "igpt_jax.probe", "predict")
     if not is_here or "--push" in arguments:
         stops_at(monkeypatch, "igpt_jax.interop.exporting", "export")
     if "--to" in arguments and (home / arguments[arguments.index("--to") + 1]).is_dir():
