@@ -30,6 +30,7 @@ from igpt_jax.jsonfile import write_json
 from igpt_jax.model import Model
 from igpt_jax.models.gpt import GPT
 from igpt_jax.parameters import generator_inputs
+from igpt_jax.sampling.output import read_image
 from igpt_jax.serialization import from_dict
 from igpt_jax.stored import GPT_CHECKPOINTS, is_stored, load
 from igpt_jax.training.checkpoint import load_metadata
@@ -143,7 +144,11 @@ def probe(
         "num_classes": len(names),
         **{name: sweep.summary for name, sweep in sweeps.items()},
         "neighbours": neighbour_accuracy(
-            best.features, train.labels, best.seen, validation.labels, k=NEIGHBOURS
+            best.features,
+            train.labels,
+            best.seen,
+            validation.labels,
+            k=min(NEIGHBOURS, len(train.labels)),
         ),
         "few_shot": {
             str(count): _few_shot(best, train.labels, validation.labels, count, seed)
@@ -158,6 +163,35 @@ def probe(
     _plot(out / "sweep.png", sweeps)
     write_json(out / "probe.json", result)
     return result
+
+
+def predict(directory: Path, files: Sequence[Path], *, top: int = 5) -> dict[str, dict[str, float]]:
+    """Names the classes of pictures, by the probe that `probe` left in DIR/probe.
+
+    Args:
+        directory: the run or model that was probed.
+        files: pictures of any size; their middle square is looked at.
+        top: how many classes.
+
+    Returns:
+        For each file its most probable classes with their probabilities, the first one first.
+
+    Raises:
+        UserError: nothing was probed there, or a file is no picture.
+    """
+    path = directory / "probe" / "probe.npz"
+    if not path.is_file():
+        raise UserError(f"{path}: expected a probe, found none; run `igpt probe {directory}` first")
+    with np.load(path, allow_pickle=False) as stored:
+        fitted = LinearProbe(*(stored[name] for name in LinearProbe._fields))
+        layer, names = int(stored["layer"]), stored["class_names"].tolist()
+    model = load(directory)
+    images = np.stack([read_image(file, model.tokenizer.image_size) for file in files])
+    shares = softmax(fitted.logits(model.features(images)[:, layer]), axis=1)
+    return {
+        str(file): {names[i]: float(row[i]) for i in np.argsort(-row, kind="stable")[:top]}
+        for file, row in zip(files, shares, strict=True)
+    }
 
 
 def _sweep(look: Look, train: Labelled, validation: Labelled, num_classes: int, seed: int) -> Sweep:

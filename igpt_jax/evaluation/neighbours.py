@@ -51,17 +51,17 @@ def neighbourhood(
     """
     _check(real, fake, k)
     centre = real.mean(axis=0, dtype=np.float64)  # distances round least about the origin
-    real, fake = (jnp.asarray(features - centre, jnp.float32) for features in (real, fake))
-    real_radii, fake_radii = _radii(real, k), _radii(fake, k)
+    a, b = (jnp.asarray(features - centre, jnp.float32) for features in (real, fake))
+    a_radii, b_radii = _radii(a, k), _radii(b, k)
     balls = in_fake = 0
     precise, covered = [], []
-    for block in _blocks(fake):
-        within = _squared_distances(block, real) <= real_radii
+    for block in _blocks(b):
+        within = _squared_distances(block, a) <= a_radii
         balls += int(within.sum())
         precise.append(np.asarray(within.any(axis=1)))
         covered.append(np.asarray(within.any(axis=0)))
-    for block in _blocks(real):
-        in_fake += int((_squared_distances(block, fake) <= fake_radii).any(axis=1).sum())
+    for block in _blocks(a):
+        in_fake += int((_squared_distances(block, b) <= b_radii).any(axis=1).sum())
     return Neighbourhood(
         precision=float(np.concatenate(precise).mean()),
         recall=in_fake / len(real),
@@ -80,8 +80,8 @@ def nearest(
     """
     _check(features, queries, k - 1, least_fake=1)
     centre = features.mean(axis=0, dtype=np.float64)
-    queries, features = (jnp.asarray(x - centre, jnp.float32) for x in (queries, features))
-    found = [_nearest(block, features, k) for block in _blocks(queries)]
+    asked, known = (jnp.asarray(x - centre, jnp.float32) for x in (queries, features))
+    found = [_nearest(block, known, k) for block in _blocks(asked)]
     indices, squared = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return indices, np.sqrt(squared)
 

@@ -105,8 +105,8 @@ def test_what_cannot_be_fitted_is_refused():
     features, labels = classes(10)
     with pytest.raises(UserError, match="labels 0 to 1, got 0 to 2"):
         fit_probe(features, np.array([0, 1, 2] * 3 + [0]), 2, 0.1)
-    with pytest.raises(UserError, match="a label for each"):
-        fit_probe(features, labels[:5], 3, 0.1)
+    with pytest.raises(UserError, match="a label for each of at least one picture"):
+        fit_probe(features[:0], labels[:0], 3, 0.1)
     features[0, 0] = np.nan
     with pytest.raises(UserError, match="finite"):
         fit_probe(features, labels, 3, 0.1)
