@@ -3,7 +3,7 @@ r"""Before and after the adversary, and whether the game stays stable: docs/toke
     IGPT_DATA=/folder/of/cifar10-train.zip python benchmarks/adversary.py \
         --start runs/tokenizers/64-ema-vq
 
-Goes on with a trained tokenizer (one of benchmarks/tokenizers.py): once without an adversary, and
+Goes on with a trained tokenizer (one of benchmarks/quantizers.py): once without an adversary, and
 against a discriminator for each of the three losses, which the tokenizer feels for 2,000 steps.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tokenizers import BATCH_SIZE, config
+from quantizers import BATCH_SIZE, config
 
 from igpt_jax.config import RunConfig
 from igpt_jax.evaluate import evaluate, pictures

@@ -2,7 +2,9 @@
 
     IGPT_DATA=/folder/of/twemoji-64.zip python train.py configs/twemoji.py
 
-Sized for 30 minutes on 2 CPU cores; not measured yet.
+14 minutes on 2 cores of an AMD EPYC, other jobs beside it. Then, by
+igpt evaluate runs/twemoji --measure retrieval: of 20 captions the own one is the most probable for
+0.303 of 178 held-out pictures (0.237 to 0.377 at 95 %; chance 0.05); it gains 0.033 nats a token.
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig

@@ -1,6 +1,6 @@
 """All quantizers on the same data with the same budget: the table of docs/tokenizers.md.
 
-    IGPT_DATA=/folder/of/cifar10-train.zip python benchmarks/tokenizers.py --out runs/tokenizers
+    IGPT_DATA=/folder/of/cifar10-train.zip python benchmarks/quantizers.py --out runs/tokenizers
 
 Each line is one run (DIR/NAME, goes on where it stopped) and one evaluation on all validation
 pictures. `--only 256-fsq,64-vq` picks some; `--steps N` changes the length of all.
