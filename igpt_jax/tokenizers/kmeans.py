@@ -20,7 +20,12 @@ class KMeans(NamedTuple):
 
 
 def nearest(
-    points: Float[Array, "*n d"], centers: Float[Array, "v d"], *, chunk_size: int | None = None
+    points: Float[Array, "*n d"],
+    centers: Float[Array, "v d"],
+    *,
+    chunk_size: int | None = None,
+    is_used: Bool[Array, " v"] | None = None,
+    tolerance: Float[Array, ""] | None = None,
 ) -> Int[Array, "*n"]:
     """Return the index of the nearest centre of every point, the lowest one on a tie.
 
@@ -30,6 +35,9 @@ def nearest(
         points: what to assign.
         centers: what to assign it to.
         chunk_size: points handled at once; `None` handles all of them at once.
+        is_used: which centres to choose from; `None` is all.
+        tolerance: squared distances that differ by no more than this are a tie, so that rounding,
+            which depends on the number of points, does not choose between equal centres.
     """
     flat = points.astype(jnp.float32).reshape(-1, points.shape[-1])
     centers = centers.astype(jnp.float32)
@@ -38,7 +46,13 @@ def nearest(
     def assign(some: Float[Array, "*m d"]) -> Int[Array, "*m"]:
         # |x|^2 is the same for every centre, so the argmin does without it.
         products = jnp.matmul(some, centers.T, precision=jax.lax.Precision.HIGHEST)
-        return jnp.argmin(squared_norms - 2.0 * products, axis=-1).astype(jnp.int32)
+        apart = squared_norms - 2.0 * products
+        if is_used is not None:
+            apart = jnp.where(is_used, apart, jnp.inf)
+        if tolerance is None:
+            return jnp.argmin(apart, axis=-1).astype(jnp.int32)
+        least = jnp.min(apart, axis=-1, keepdims=True)
+        return jnp.argmax(apart <= least + tolerance, axis=-1).astype(jnp.int32)
 
     if chunk_size is None or flat.shape[0] <= chunk_size:
         indices = assign(flat)

@@ -259,6 +259,22 @@ def test_a_dead_code_starts_again_at_a_latent():
     assert np.abs(moved[:2]).max() < 2
 
 
+def test_equal_and_dead_codes_do_not_compete():
+    """Of codes that rounding alone tells apart the first is chosen; a dead one never is."""
+    config = MovingAverageQuantizerConfig(5, 3, restart_below=0.1)
+    generator = np.random.default_rng(0)
+    twin = generator.normal(size=3)
+    codes = np.stack([-twin, twin, twin * (1 + 1e-6), twin * (1 - 1e-6), generator.normal(size=3)])
+    share = np.array([0.3, 0.3, 0.2, 0.2, 0.019])
+    params = {"running_share": share, "running_sum": codes * share[:, None]}
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    latents = twin * (1 + generator.normal(0, 3e-4, (500, 1)))
+    latents = jnp.asarray(np.concatenate([latents, codes[4:]]), jnp.float32)
+    tokens = np.asarray(build_quantizer(config).apply({"params": params}, latents).tokens)
+    assert set(tokens[:500].tolist()) == {1}
+    assert tokens[500] != 4
+
+
 def test_rows_are_drawn_as_they_weigh_and_once():
     weights = jnp.asarray([0.0, 3.0, 0.0, 1.0, 0.5, 0.0])
     keys = jax.random.split(KEY, 4000)

@@ -21,6 +21,7 @@ from igpt_jax.tokenizers.quantizers.vector import uniform_codebook
 from igpt_jax.typing import Array, Bool, Float, Int, PRNGKey
 
 EXACT_SHARE = 1e-4  # of the latents' mean square: below it a code is as good as exact
+TIE_SHARE = 1e-5  # of the codes' mean square: above what rounding does to squared distances
 UNUSED_SHARE = 1e-6  # of an equal share: what a code that nobody chooses is divided by
 
 
@@ -87,7 +88,7 @@ class MovingAverageQuantizer(nn.Module):
         if config.l2_normalize:
             latents = l2_normalized(latents)
         codes = jax.lax.stop_gradient(self._codes())
-        tokens = nearest(jax.lax.stop_gradient(latents), codes)
+        tokens = self._nearest(jax.lax.stop_gradient(latents), codes)
         quantized = codes[tokens]
         losses = {"commitment": squared_distance(latents, quantized)}
         if not deterministic:
@@ -97,6 +98,15 @@ class MovingAverageQuantizer(nn.Module):
     def lookup(self, tokens: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """Return the codes of tokens."""
         return self._codes()[tokens]
+
+    def _nearest(
+        self, latents: Float[Array, "*n d"], codes: Float[Array, "v d"]
+    ) -> Int[Array, "*n"]:
+        """Tokens of latents: the first one of equal codes; the others die, and are never chosen."""
+        share, restart_below = self.share, self.config.restart_below
+        squares = jnp.sum(share * jnp.sum(codes**2, axis=-1)) / jnp.sum(share)
+        is_used = share >= restart_below / self.config.codebook_size if restart_below else None
+        return nearest(latents, codes, is_used=is_used, tolerance=TIE_SHARE * squares)
 
     def _codes(self) -> Float[Array, "v d"]:
         unused = UNUSED_SHARE / self.config.codebook_size
