@@ -3,9 +3,9 @@
     python train.py configs/cards_inpaint.py
 
 17 minutes on 2 cores of an AMD EPYC, test runs beside it. Then, by
-igpt evaluate runs/cards_inpaint --measure completion: with half of the number hidden, cards agree with
-what is visible of it for 0.844 (left hidden), 0.923 (right) and 0.972 (centre) of 1,000 cards. More
-steps are needed: what fails are digits beside a narrow 1, whose blank space the model overlooks.
+igpt evaluate runs/cards_inpaint --measure completion: of 1,000 cards with half of the number hidden
+0.844 (left), 0.923 (right) and 0.972 (centre) agree with what is visible of it. More steps are
+needed: what fails are digits beside a narrow 1, whose blank space the model overlooks.
 """
 
 from igpt_jax.config import RunConfig

@@ -2,7 +2,7 @@
 
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_colour.py
 
-Sized for 30 minutes on 2 CPU cores; not measured yet.
+Sized for 15 minutes on 2 CPU cores; not measured yet.
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig
