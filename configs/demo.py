@@ -12,8 +12,7 @@ from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.sampling.sampler import SamplingConfig
-from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+from igpt_jax.tokenizers.presets import patch_vq
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 
@@ -23,18 +22,7 @@ def get_config() -> RunConfig:
     return RunConfig(
         data=CardsConfig(num_cards=16_000, num_validation=512),
         transform=TransformConfig(image_size=64, crop="resize"),
-        tokenizer=AutoencoderConfig(
-            image_size=64,
-            patch_size=8,
-            base_channels=64,
-            channel_multipliers=(1,),
-            num_res_blocks=1,
-            num_decoder_res_blocks=2,
-            latent_channels=64,
-            attention=False,
-            middle=False,
-            quantizer=VectorQuantizerConfig(codebook_size=256, code_dim=8),
-        ),
+        tokenizer=patch_vq(64, 8, codebook_size=512),
         tokenizer_training=TrainConfig(
             num_steps=1_500,
             global_batch_size=8,
@@ -53,12 +41,12 @@ def get_config() -> RunConfig:
             embed_dim=192,
             num_classes=101,
             class_factors=(11, 10),  # tens and ones: 42 and 47 share their tens
-            qk_norm=True,  # twice the learning rate that trains without it
+            qk_norm=True,
         ),
         gpt_training=TrainConfig(
-            num_steps=1_600,
+            num_steps=1_200,
             global_batch_size=16,  # on a CPU, more updates beat larger batches
-            optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=60),
+            optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=60),
             ema_decay=0.99,
             log_every=50,
             eval_every=400,
