@@ -3,8 +3,8 @@
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_colour.py
 
 14 minutes on 2 cores of an AMD EPYC, test runs beside it. Then, by
-igpt evaluate runs/cifar10_colour --measure pairs --num-images 1000: the true picture is more probable
-than another one in 1.000 of cases, and than of another grey picture in 1.000; 1.88 nats a token.
+igpt evaluate runs/cifar10_colour --measure pairs --num-images 1000: the true picture is more
+probable than another in 1.000 of cases, and than if made from another in 1.000; 1.88 nats a token.
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig

@@ -2,9 +2,10 @@
 
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_superres.py
 
-Takes the tokenizer of runs/cifar10_colour. 12 minutes on 2 cores of an AMD EPYC, test runs beside it.
-Then, by igpt evaluate runs/cifar10_superres --measure pairs --num-images 1000: the true picture is more
-probable than another one in 1.000 of cases, and than of another small one in 1.000; 1.32 nats a token.
+Takes the tokenizer of runs/cifar10_colour. 12 minutes on 2 cores of an AMD EPYC, test runs beside
+it. Then, by igpt evaluate runs/cifar10_superres --measure pairs --num-images 1000: the true picture
+is more probable than another in 1.000 of cases, and than if made from another in 1.000; 1.32 nats a
+token.
 """
 
 import dataclasses
