@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": (train, "train a tokenizer and a GPT from a config file"),
         "sample": (sample, "draw pictures of a trained model"),
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
-        "evaluate": (evaluate, "measure a tokenizer, or how well a model answers"),
+        "evaluate": (evaluate, "measure a tokenizer, what a model draws, or how well it answers"),
         "probe": (probe, "measure how well a model's layers tell classes apart"),
         "import": (import_, "bring a published model into a directory that the others take"),
         "export": (export, "write a model as safetensors with a card, for the Hub"),
@@ -63,10 +63,17 @@ def run_command(
         return 130
     for name, value in result.items():
         if not as_json:
-            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+            print(f"{name}: {_told(value)}")
     if as_json:
         print(json.dumps(result))
     return 0
+
+
+def _told(value: Any) -> str:
+    """A result for people, in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_told(entry)}" for name, entry in value.items())
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _silence_libraries() -> None:
@@ -357,16 +364,18 @@ def export(argv: list[str]) -> dict[str, Any]:
 
 
 def evaluate(argv: list[str]) -> dict[str, Any]:
-    """Measures a run: its tokenizer's reconstructions, or how well its model answers.
+    """Measures a run and makes DIR/evaluation/report.html of all that was measured of it.
 
-    tokenizer: PSNR, SSIM, LPIPS, rFID, code usage. faithfulness: cards that show what their
-    captions ask for, and captions read off cards. completion: cards with half a number hidden.
-    retrieval: which of 20 captions makes a picture most probable. pairs: pictures made from
-    others. counting: videos of cards that count.
+    tokenizer: PSNR, SSIM, LPIPS, rFID, code usage. generation: FID and its kin, or the same of the
+    run's own features; nearest training pictures; likelihood. faithfulness: cards that show what
+    their captions ask for, and captions read off cards. completion: cards with half a number
+    hidden. retrieval: which of 20 captions makes a picture most probable. pairs: pictures made from
+    others. counting: videos of cards that count. report: the page alone.
     """
     parser = _Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
-    measures = ("tokenizer", "faithfulness", "completion", "retrieval", "pairs", "counting")
+    answers = ("faithfulness", "completion", "retrieval", "pairs", "counting")
+    measures = ("tokenizer", "generation", *answers, "report")
     parser.add_argument("--measure", choices=measures, default="tokenizer")
     parser.add_argument("--split", choices=("train", "validation"), default="validation")
     parser.add_argument(
@@ -377,20 +386,63 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     weights = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
     parser.add_argument("--lpips", help=f"weights of VGG16, for LPIPS: {weights}")
     parser.add_argument("--lpips-linear", help="LPIPS' linear layers, if not in the same file")
-    parser.add_argument("--inception", help=f"weights of FID's Inception, for rFID: {weights}")
+    parser.add_argument("--inception", help=f"weights of FID's Inception: {weights}")
+    drawn = parser.add_argument_group("generation")
+    drawn.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="statistics of real pictures, as TTUR, pytorch-fid or ADM publish them, or ours",
+    )
+    drawn.add_argument(
+        "--save-reference", type=Path, metavar="FILE.npz", help="where to keep those of the split"
+    )
+    drawn.add_argument(
+        "--features",
+        choices=("auto", "inception", "tokenizer", "tokenizer_grid", "gpt"),
+        default="auto",
+        help="what pictures are compared by: Inception where weights are given, else the run's own",
+    )
+    drawn.add_argument(
+        "--resize",
+        choices=("pytorch", "tensorflow"),
+        help="how pictures get to Inception's size; default: as the reference's, if it tells",
+    )
+    drawn.add_argument(
+        "--num-train", type=int, help="training pictures to look for copies among; default: all"
+    )
     parser.add_argument("--out", type=Path, help="default: DIR/evaluation")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = vars(parser.parse_args(argv))
     args.pop("json")
     directory, measure, seed = args.pop("directory"), args.pop("measure"), args.pop("seed")
-    if measure != "tokenizer":
+    of_drawn = ("reference", "save_reference", "features", "resize", "num_train")
+    of_drawn = {name: args.pop(name) for name in of_drawn}
+    if measure != "generation" and set(of_drawn.values()) != {None, "auto"}:
+        raise UserError(
+            f"--measure {measure}: expected none of --reference, --save-reference, --features, "
+            "--resize and --num-train, which are of --measure generation; leave them out"
+        )
+    common = {name: args[name] for name in ("split", "num_images", "batch_size", "out")}
+    result: dict[str, Any] = {}
+    if measure == "tokenizer":
+        from igpt_jax.evaluate import evaluate as evaluate_run
+
+        result = evaluate_run(directory, **args)
+    elif measure == "generation":
+        from igpt_jax.evaluate_generation import evaluate_generation
+
+        inception = args["inception"]
+        result = evaluate_generation(
+            directory, seed=seed, inception=inception, **common, **of_drawn
+        )
+    elif measure != "report":
         from igpt_jax.evaluate_answers import evaluate_answers
 
-        given = {name: args[name] for name in ("split", "num_images", "batch_size", "out")}
-        return evaluate_answers(directory, measure, seed=seed, **given)
-    from igpt_jax.evaluate import evaluate as evaluate_run
+        result = evaluate_answers(directory, measure, seed=seed, **common)
+    from igpt_jax.report import write_report
 
-    return evaluate_run(directory, **args)
+    return {**result, "report": str(write_report(directory, args["out"]))}
 
 
 def probe(argv: list[str]) -> dict[str, Any]:

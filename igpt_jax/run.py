@@ -24,6 +24,7 @@ from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
 from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.logged import logged_losses
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
@@ -243,25 +244,10 @@ class _Run(Started):
             config=dataclasses.replace(model.config, sampling=config.sampling),
             batch_size=config.samples.batch_size,
         )
-        result = {"workdir": str(self.workdir), **self._losses()}
+        result = {"workdir": str(self.workdir), **logged_losses(self.workdir)}
         path_of_grid = self.workdir / "samples.png"
         result |= draw_samples(model, config, path_of_grid, self.sources["validation"])
         write_json(path, {"of": fingerprint, "result": result})
-        return result
-
-    def _losses(self) -> dict[str, float]:
-        """The last validation losses, and the share by which they are under the entropy."""
-        last = read_metrics(self.workdir / "gpt", "validation")[-1]
-        entropy = load_metadata(self.workdir / GPT_CHECKPOINTS)["marginal_entropy"]
-        nats = last.get("picture_nats", last["loss"])
-        result = {
-            "nats_per_token": nats,
-            "bits_per_dim": last["bits_per_dim"],
-            "marginal_entropy": entropy,
-            "gain": 1 - nats / entropy,
-        }
-        if "caption_nats" in last:
-            result["nats_per_caption_token"] = last["caption_nats"]
         return result
 
     def _images(self, split: Split, batch_size: int) -> grain.IterDataset:

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from igpt_jax.grid import image_grid, save_png
 from igpt_jax.model import Model
 from igpt_jax.models.gpt import GPT
 from igpt_jax.sampling.output import complete_settings
+from igpt_jax.typing import UInt8
 
 
 def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
     count, names = config.samples.num_images, None
     examples: list[Mapping[str, Any]] = []
     if gpt.kinds not in ((), ("labels",)):
-        examples = _askable(model, source, count)
+        examples = list(islice(askable(model, source, range(len(source))), count))
     if gpt.kinds == ("labels",):
         labels = list(range(num_classes)) * config.samples.num_per_class
         asked["labels"], count = labels, len(labels)
@@ -49,19 +51,12 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
     elif gpt.kinds:
         count = len(examples)
     rows = examples
-    if num_classes and gpt.kinds != ("labels",):
-        asked["labels"] = [row["label"] for row in rows]
-    if gpt.caption_len or gpt.text_len:
-        asked["text"] = [row["caption"] for row in rows]
-        names = asked["text"]
-    if gpt.attribute_sizes:
-        asked["attributes"] = [row["attributes"] for row in rows]
     beside: list[np.ndarray] = []
-    if gpt.cond_image:
-        views = shown(rows, config.transform, config.cond_image)
-        asked["cond_images"] = views["cond_image"]
-        beside = [views["cond_image"], views["image"]]
-        asked["cond_is_made"] = True
+    if gpt.kinds != ("labels",):
+        asked, views = asked_by(config, rows)
+        names = asked.get("text")
+        if gpt.cond_image:
+            beside = [views["cond_image"], views["image"]]
     images = model.sample(**asked, num_images=count, seed=config.seed)
     settings = {**dataclasses.asdict(config.sampling), "seed": config.seed}
     made_by = complete_settings(settings, asked.get("labels"), count)
@@ -77,20 +72,46 @@ def draw_samples(model: Model, config: RunConfig, path: Path, source: Source) ->
     return result
 
 
-def _askable(model: Model, source: Source, count: int) -> list[Mapping[str, Any]]:
-    """The first examples that are not damaged, with captions as training cuts them."""
-    examples: list[Mapping[str, Any]] = []
-    gpt, captions = model.gpt, model.caption_tokenizer
-    for index in range(len(source)):
-        if len(examples) == count:
-            break
+def asked_by(
+    config: RunConfig, rows: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "b *t s s 3"]]]:
+    """What examples ask of a model, as `Model.sample` takes it.
+
+    Args:
+        config: the run.
+        rows: examples of its source.
+
+    Returns:
+        What is asked; and, where pictures are made from others, both as the model is shown them.
+    """
+    gpt, asked = config.gpt, dict[str, Any]()
+    views = shown(rows, config.transform, config.cond_image) if gpt.cond_image else {}
+    if gpt.num_classes:
+        asked["labels"] = [row["label"] for row in rows]
+    if gpt.caption_len or gpt.text_len:
+        asked["text"] = [row["caption"] for row in rows]
+    if gpt.attribute_sizes:
+        asked["attributes"] = [row["attributes"] for row in rows]
+    if gpt.cond_image:
+        asked |= {"cond_images": views["cond_image"], "cond_is_made": True}
+    return asked, views
+
+
+def readable(source: Source, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """The examples that are not damaged, with their index."""
+    for index in indices:
         with contextlib.suppress(BrokenImageError):
-            example: dict[str, Any] = {**source[index], "index": index}
-            if captions is not None and isinstance(gpt, GPT):
-                cut, _ = captions.encode([example["caption"]], gpt.config.caption_len)
-                [example["caption"]] = captions.decode(cut)
-            examples.append(example)
-    return examples
+            yield {**source[index], "index": index}
+
+
+def askable(model: Model, source: Source, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """The examples that are not damaged, with their index and captions as training cuts them."""
+    gpt, captions = model.gpt, model.caption_tokenizer
+    for example in readable(source, indices):
+        if captions is not None and isinstance(gpt, GPT):
+            cut, _ = captions.encode([example["caption"]], gpt.config.caption_len)
+            [example["caption"]] = captions.decode(cut)
+        yield example
 
 
 def _grid(

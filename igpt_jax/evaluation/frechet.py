@@ -5,7 +5,8 @@ number of images on both sides with every value: the distance is biased upwards 
 """
 
 import logging
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +14,21 @@ from igpt_jax.errors import UserError
 from igpt_jax.typing import Array, Float
 
 _logger: Final = logging.getLogger("igpt_jax")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is left of features whose pictures are elsewhere.
+
+    Attributes:
+        mean: float64 `[d]`.
+        covariance: float64 `[d d]`.
+        count: of pictures; None where a file does not tell.
+    """
+
+    mean: Any
+    covariance: Any
+    count: int | None = None
 
 
 class FeatureStatistics:
@@ -90,7 +106,7 @@ class FeatureStatistics:
             )
 
 
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+def frechet_distance(a: FeatureStatistics | Moments, b: FeatureStatistics | Moments) -> float:
     """Return the squared Fréchet distance of two sets of features, which is what FID reports.
 
     Logs a warning for a set with no more features than dimensions: its covariance is singular.
@@ -101,7 +117,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     distance = gaussian_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     dimension = a.mean.size
     for statistics in (a, b):
-        if statistics.count <= dimension:
+        if is_singular(statistics.count, dimension):
             _logger.warning(
                 "Fréchet distance of %d images with %d features each: the covariance is singular "
                 "and the value biased upwards; take more images",
@@ -109,6 +125,11 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
                 dimension,
             )
     return distance
+
+
+def is_singular(count: int | None, dimension: int) -> bool:
+    """Whether so many features have a covariance of full rank nowhere; unknown counts do not."""
+    return count is not None and count <= dimension
 
 
 def gaussian_frechet_distance(

@@ -8,23 +8,9 @@ import numpy as np
 
 from igpt_jax.asking import kinds_of
 from igpt_jax.data.condition_images import EdgesConfig, GreyConfig, SmallConfig
+from igpt_jax.measure_words import in_words
 from igpt_jax.model import Model
 from igpt_jax.tokenizers.palette import Palette
-
-# Names that runs and evaluations write, in words.
-_WORDS: Final = {
-    "card_accuracy": "cards that read as asked",
-    "nats_per_token": "nats a token, validation",
-    "nats_per_caption_token": "nats a token of captions, validation",
-    "bits_per_dim": "bits a dimension, validation",
-    "marginal_entropy": "entropy of the tokens' marginal distribution, nats",
-    "gain": "share by which the nats a token are under that entropy",
-    "psnr": "PSNR of reconstructions, dB",
-    "ssim": "SSIM of reconstructions",
-    "lpips": "LPIPS of reconstructions",
-    "rfid": "rFID of reconstructions",
-    "usage": "share of codes used",
-}
 
 _MADE: Final = {
     GreyConfig: "grey versions",
@@ -184,10 +170,7 @@ def _parts(model: Model) -> list[str]:
 def _numbers(measured: Mapping[str, float]) -> list[str]:
     if not measured:
         return ["Nothing was measured beside this model."]
-    rows = [
-        f"| {_WORDS.get(name, name.replace('_', ' '))} | {value:.4g} |"
-        for name, value in measured.items()
-    ]
+    rows = [f"| {in_words(name)} | {value:.4g} |" for name, value in measured.items()]
     return ["| what | number |", "|---|---|", *rows]
 
 

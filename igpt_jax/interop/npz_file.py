@@ -3,6 +3,7 @@
 import math
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,30 @@ def open_npz(path: Path) -> LazyArrays:
     return LazyArrays(
         {name.removesuffix(".npy"): array for name, array in arrays.items() if array is not None}
     )
+
+
+def iterate_rows(path: Path, name: str, size: int) -> Iterator[np.ndarray]:
+    """Yield an array in parts of so many rows; no more than a part is in memory.
+
+    Args:
+        path: the archive.
+        name: of an array with at least one axis, stored row by row, as `open_npz` finds it.
+        size: rows of a part; the last one may have fewer.
+
+    Raises:
+        UserError: the archive is damaged.
+    """
+    with naming_damage(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        shape, is_by_column, dtype = _HEADERS[npy.read_magic(file)](file)
+        if is_by_column or dtype.hasobject or not shape:
+            raise ValueError(f"{name} is not stored row by row")
+        row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        for start in range(0, shape[0], size):
+            rows = min(size, shape[0] - start)
+            data = file.read(rows * row_bytes)
+            if len(data) != rows * row_bytes:
+                raise EOFError(f"{name} ends early")
+            yield np.frombuffer(data, dtype).reshape(rows, *shape[1:])
 
 
 def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> StoredArray | None:

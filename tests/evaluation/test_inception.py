@@ -11,19 +11,23 @@ from flax.traverse_util import flatten_dict
 from scipy.ndimage import map_coordinates
 
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation.extractors import InceptionExtractor
 from igpt_jax.evaluation.inception import (
     FEATURE_DIM,
-    BlockE,
+    SPATIAL_DIM,
     Inception,
-    NormedConv,
-    average_pool,
+    class_logits,
+    inception_activations,
+    inception_classifier,
     inception_features,
     inception_params,
     load_inception,
     preprocess,
+    read_inception,
 )
+from igpt_jax.evaluation.inception_blocks import BlockE, NormedConv, average_pool
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "inception_fid.npz"
+GOLDEN = Path(__file__).parent.parent / "golden"
 LEAVES = {"kernel": "conv.weight", "scale": "bn.weight", "bias": "bn.bias",
           "mean": "bn.running_mean", "variance": "bn.running_var"}  # fmt: skip
 
@@ -82,7 +86,45 @@ def test_the_published_features(shapes, tmp_path):
     prepared = jnp.concatenate([preprocess(jnp.asarray(x)) for x in pictures])
     features = jax.jit(Inception().apply)({"params": params}, prepared)
     # Pictures differ by 0.013 (one standard deviation); float32 alone errs by 2e-6 in PyTorch.
-    np.testing.assert_allclose(features, np.load(GOLDEN)["features"], atol=1e-5)
+    expected = np.load(GOLDEN / "inception_fid.npz")["features"]
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_published_features_places_and_logits(shapes, tmp_path):
+    """As the TensorFlow graph takes pictures; they differ by 0.04 in places, by 0.09 in logits."""
+    file = tmp_path / "inception.npz"
+    whole = shapes | {"fc.weight": (1008, 2048), "fc.bias": (1008,)}
+    np.savez(file, **{name: ruled_weight(name, shape) for name, shape in whole.items()})
+    extractor = InceptionExtractor(read_inception(file), "tensorflow", batch_size=4)
+    file.unlink()
+    found = [extractor(ruled_pictures(32, 32, 4)), extractor(ruled_pictures(100, 80, 2))]
+    expected = np.load(GOLDEN / "inception_scores.npz")
+    for name in ("features", "spatial", "logits"):
+        ours = np.concatenate([getattr(f, name.replace("features", "pooled")) for f in found])
+        np.testing.assert_allclose(ours, expected[name], atol=1e-4, err_msg=name)
+    by_pytorch = np.load(GOLDEN / "inception_fid.npz")["features"]
+    assert np.abs(expected["features"] - by_pytorch).max() > 0.01
+
+
+def test_the_classifier_is_one_matrix_without_bias(weights):
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal((1008, 2048)).astype(np.float32)
+    classifier = inception_classifier(weights | {"fc.weight": matrix})
+    pooled = random.standard_normal((3, 2048)).astype(np.float32)
+    expected = pooled.astype(np.float64) @ matrix.T
+    np.testing.assert_allclose(class_logits(classifier, jnp.asarray(pooled)), expected, atol=1e-3)
+    del weights["fc.weight"]
+    assert inception_classifier(weights) is None
+    with pytest.raises(UserError, match=r"fc\.weight of shape \[1008, 2048\], got \[1000, 2048\]"):
+        inception_classifier({"fc.weight": np.zeros((1000, 2048), np.float32)})
+
+
+def test_one_pass_gives_features_and_places(abstract):
+    images = jax.ShapeDtypeStruct((2, 40, 32, 3), jnp.uint8)
+    pooled, spatial = jax.eval_shape(inception_activations, abstract, images)
+    assert (pooled.shape, spatial.shape) == ((2, FEATURE_DIM), (2, SPATIAL_DIM))
+    assert SPATIAL_DIM == 2023
 
 
 def test_parameters_are_as_many_as_published(abstract):
@@ -188,6 +230,16 @@ def test_a_convolution_is_normed_and_rectified():
     assert 0 < np.mean(expected == 0) < 1
     out = layer.apply({"params": params}, jnp.asarray(features))
     np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 20), (299, 299), (64, 500)])
+def test_pictures_are_resized_from_their_corner_as_by_tensorflow(height, width):
+    picture = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    corners = [np.arange(299) * size / 299 for size in (height, width)]
+    places = np.meshgrid(*corners, [0, 1, 2], indexing="ij")
+    expected = map_coordinates(picture[0] / 128 - 1, places, order=1, mode="nearest")
+    prepared = preprocess(jnp.asarray(picture), "tensorflow")
+    np.testing.assert_allclose(prepared[0], expected, atol=2e-4)  # places round in float32
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 20), (299, 299), (64, 500)])

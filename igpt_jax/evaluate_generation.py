@@ -1,0 +1,316 @@
+"""`igpt evaluate --measure generation`: what a run draws, against real pictures."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from igpt_jax.asking import Reader, Request, check_count, check_seed
+from igpt_jax.config import RunConfig
+from igpt_jax.data.examples import Source, Split
+from igpt_jax.data.items import shown
+from igpt_jax.data.random_words import random_words
+from igpt_jax.data.sources import open_source
+from igpt_jax.data.video_files import contact_sheet
+from igpt_jax.errors import UserError
+from igpt_jax.evaluation.extractors import (
+    Extractor,
+    GPTExtractor,
+    InceptionExtractor,
+    TokenizerExtractor,
+)
+from igpt_jax.evaluation.generation import NUM_KEPT, FeatureSet, compare
+from igpt_jax.evaluation.inception import Resize, read_inception
+from igpt_jax.evaluation.memorisation import NearestPictures, memorisation
+from igpt_jax.evaluation.references import (
+    Reference,
+    check_suffix,
+    read_reference,
+    write_reference,
+)
+from igpt_jax.grid import image_grid, save_png
+from igpt_jax.jsonfile import write_json
+from igpt_jax.logged import logged_losses
+from igpt_jax.model import Model
+from igpt_jax.models.gpt import GPT
+from igpt_jax.run_samples import askable, asked_by, readable
+from igpt_jax.serialization import from_dict
+from igpt_jax.stored import GPT_CHECKPOINTS, load
+from igpt_jax.training.checkpoint import load_metadata
+from igpt_jax.typing import Int, UInt8
+
+FeatureKind = Literal["auto", "inception", "tokenizer", "tokenizer_grid", "gpt"]
+
+NUM_SHOWN = 64  # drawn pictures in the grid
+NUM_CHECKED = 256  # drawn pictures whose nearest training pictures are looked for
+NUM_COPIES_SHOWN, K_SHOWN = 12, 3  # of these, in the picture
+PART = 256  # pictures of one request, which has a seed of its own
+
+
+def evaluate_generation(
+    directory: Path,
+    *,
+    split: Split = "validation",
+    num_images: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    inception: str | None = None,
+    features: FeatureKind = "auto",
+    resize: Resize | None = None,
+    reference: Path | None = None,
+    save_reference: Path | None = None,
+    num_train: int | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Draws pictures of a run and measures them; conditions are those of the split's pictures.
+
+    Args:
+        directory: the run.
+        split: the real pictures, all of them.
+        num_images: pictures to draw; None for as many as the split has.
+        batch_size: pictures at once.
+        seed: of what is drawn, and of KID's subsets.
+        inception: weights of FID's Inception, file or hub:ORG/NAME/FILE.
+        features: what pictures are compared by; "auto" is Inception where weights are given, else
+            the tokenizer's latents, or of tokenizers without them the GPT's middle layer.
+        resize: how pictures get to Inception's size; None for as the reference's were.
+        reference: statistics to take Fréchet distances to, see `read_reference`. Its pictures, if
+            it has some, also stand for the split's in all other scores.
+        save_reference: where to write the split's statistics, to give as `reference` later.
+        num_train: training pictures to look for copies among; None for all.
+        out: directory of `generation.json`, `generation_samples.png` and `neighbours.png`;
+            DIR/evaluation by default.
+
+    Returns:
+        Scores by name (see `generation.Score`); `memorisation` (see there); `likelihood`, as the
+        run logged it; and how it was measured.
+
+    Raises:
+        UserError: no run is there, or a file or setting does not fit.
+    """
+    for name, value in {
+        "num_images": num_images, "batch_size": batch_size, "num_train": num_train
+    }.items():  # fmt: skip
+        check_count(name, value)
+    check_seed(seed)
+    if save_reference is not None:
+        check_suffix(save_reference)
+    config = from_dict(RunConfig, load_metadata(directory / GPT_CHECKPOINTS)["config"])
+    wanted = None if reference is None else read_reference(reference)
+    model = dataclasses.replace(load(directory), batch_size=batch_size)
+    extractor = _extractor(model, str(directory), inception, features, resize, wanted)
+    if wanted is not None:
+        wanted.check_fits(extractor)
+    sources: dict[Split, Source] = {
+        name: open_source(config.data, name) for name in ("train", "validation")
+    }
+    count = len(sources[split]) if num_images is None else num_images
+    generated = FeatureSet(f"pictures of {directory}", extractor)
+    first = _first(generated, _drawn(model, config, sources[split], count, seed), NUM_CHECKED)
+    real = FeatureSet(f"{_data_name(config)}, {split} split", extractor)
+    if wanted is not None and wanted.num_pictures and save_reference is None:
+        real.name = f"pictures in {wanted.name}"
+        _add_all(real, islice(wanted.pictures(batch_size), -(-NUM_KEPT // batch_size)))
+    else:
+        needs_all = wanted is None or save_reference is not None
+        limit = None if needs_all else NUM_KEPT
+        _add_all(real, _batches(config, sources[split], limit, batch_size))
+    scores = compare(generated, real, wanted, seed=seed)
+    if save_reference is not None:
+        write_reference(save_reference, real.name, extractor, real.pooled, real.spatial)
+    copies, found = _copies(config, sources, generated, num_train, batch_size)
+    result: dict[str, Any] = {
+        "measure": "generation",
+        "split": split,
+        "seed": seed,
+        "num_images": generated.count,
+        **{name: _without_none(score) for name, score in scores.items()},
+        "memorisation": found,
+        "likelihood": {
+            "split": "validation",
+            "num_images": _num_logged(config, len(sources["validation"])),
+            **logged_losses(directory),
+        },
+        "sampling": dataclasses.asdict(config.sampling),
+    }
+    out = out or directory / "evaluation"
+    made_by = {"seed": seed, **result["sampling"]}
+    save_png(out / "generation_samples.png", _grid(first[:NUM_SHOWN]), made_by)
+    shown_copies = _beside_copies(config, sources["train"], first, copies)
+    save_png(out / "neighbours.png", shown_copies, made_by)
+    write_json(out / "generation.json", result)
+    return result
+
+
+def _num_logged(config: RunConfig, count: int) -> int:
+    """Validation pictures that a run measures its losses on: whole batches, so many."""
+    batch_size = config.gpt_training.global_batch_size
+    return min(config.gpt_training.eval_batches, count // batch_size) * batch_size
+
+
+def _without_none(score: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(score).items() if value is not None}
+
+
+def _extractor(
+    model: Model,
+    source: str,
+    inception: str | None,
+    features: FeatureKind,
+    resize: Resize | None,
+    reference: Reference | None,
+) -> Extractor:
+    """What pictures are compared by."""
+    if features == "auto":
+        plain = "tokenizer" if hasattr(model.tokenizer, "latents") else "gpt"
+        features = plain if inception is None else "inception"
+    if (features == "inception") != (inception is not None):
+        raise UserError(
+            "features: expected inception with its weights, or other features without, got "
+            f"{features} and {inception}; give or leave out --inception FILE"
+        )
+    size = model.batch_size
+    if inception is not None:
+        if model.num_frames > 1:
+            raise UserError(
+                "inception: expected a run of pictures, got one of videos; leave it out"
+            )
+        return InceptionExtractor(read_inception(inception), resize or _resize_of(reference), size)
+    if resize is not None:
+        raise UserError(f"resize: expected none without Inception, got {resize}; leave it out")
+    tokenizer, tokenizer_params = model.tokenizer, model.tokenizer_params
+    if features != "gpt":
+        is_flat = features == "tokenizer_grid"
+        return TokenizerExtractor(tokenizer, tokenizer_params, source, is_flat, size)
+    gpt = model.gpt
+    assert isinstance(gpt, GPT)
+    reader = Reader(
+        gpt.config, model.text_encoder, model.caption_tokenizer, model.config.attributes, size
+    )
+    null = reader.read(Request(), 1)
+    return GPTExtractor(
+        gpt, model.params, tokenizer, tokenizer_params, null, source, batch_size=size
+    )
+
+
+def _resize_of(reference: Reference | None) -> Resize:
+    """As the pictures of a reference were resized; TTUR's layout does not tell."""
+    if reference is None:
+        return "pytorch"
+    is_tensorflow = reference.layout == "ADM" or "TensorFlow" in (reference.features or "")
+    return "tensorflow" if is_tensorflow else "pytorch"
+
+
+def _data_name(config: RunConfig) -> str:
+    """A data set, for people."""
+    kind = type(config.data).__name__.removesuffix("Config").lower()
+    path = getattr(config.data, "path", None) or getattr(config.data, "name", None)
+    return f"{kind} {Path(path).name}" if path else kind
+
+
+def _drawn(
+    model: Model, config: RunConfig, source: Source, count: int, seed: int
+) -> Iterator[UInt8[np.ndarray, "b *t h w 3"]]:
+    """Pictures of a model; each depends on the seed and on those before it, not on the count."""
+    rows: Iterator[dict[str, Any]] = repeat({})
+    if config.gpt.kinds:
+        order = np.random.default_rng(seed).permutation(len(source)).tolist()
+        passes = -(-count // len(source)) + 1  # a damaged picture asks for nothing
+        rows = askable(model, source, chain.from_iterable(repeat(order, passes)))
+    for part, start in enumerate(range(0, count, PART)):
+        examples = list(islice(rows, min(PART, count - start)))
+        if examples:
+            asked, _ = asked_by(config, examples)
+            part_seed = random_words(seed, part, 1)[0] % 2**32
+            yield model.sample(**asked, num_images=len(examples), seed=part_seed)
+
+
+def _batches(
+    config: RunConfig, source: Source, limit: int | None, batch_size: int
+) -> Iterator[tuple[UInt8[np.ndarray, "b *t h w 3"], Int[np.ndarray, " b"]]]:
+    """Real pictures as the model was shown them, with their indices; a limit takes some of all."""
+    order = np.arange(len(source))
+    if limit is not None and limit < len(order):
+        order = np.sort(np.random.default_rng(0).permutation(order)[:limit])
+    rows = readable(source, order.tolist())
+    while examples := list(islice(rows, batch_size)):
+        yield _pictures(config, examples), np.array([row["index"] for row in examples])
+
+
+def _pictures(
+    config: RunConfig, examples: Sequence[dict[str, Any]]
+) -> UInt8[np.ndarray, "b *t h w 3"]:
+    return shown(examples, config.transform, None)["image"]
+
+
+def _add_all(side: FeatureSet, batches: Any) -> None:
+    for batch in batches:
+        side.add(batch[0] if isinstance(batch, tuple) else batch)
+
+
+def _first(
+    side: FeatureSet, batches: Iterator[UInt8[np.ndarray, "b *t h w 3"]], count: int
+) -> UInt8[np.ndarray, "n *t h w 3"]:
+    """Takes in all pictures, and returns the first ones."""
+    kept: list[np.ndarray] = []
+    for images in batches:
+        if side.count < count:
+            kept.append(images[: count - side.count])
+        side.add(images)
+    if not kept:
+        raise UserError("generation: expected pictures to be asked for, got none; check the data")
+    return np.concatenate(kept)
+
+
+def _copies(
+    config: RunConfig,
+    sources: dict[Split, Source],
+    generated: FeatureSet,
+    num_train: int | None,
+    batch_size: int,
+) -> tuple[NearestPictures, dict[str, Any]]:
+    """The training pictures nearest to the first drawn ones; and how near others are to them."""
+    extractor = generated.extractor
+    checked = generated.kept[:NUM_CHECKED]
+    limit = min(NUM_CHECKED, len(sources["validation"]))
+    held_out = FeatureSet("validation split", extractor)
+    _add_all(held_out, _batches(config, sources["validation"], limit, batch_size))
+    ours, theirs = NearestPictures(checked, K_SHOWN), NearestPictures(held_out.kept)
+    for images, indices in _batches(config, sources["train"], num_train, batch_size):
+        found = np.asarray(extractor(images).pooled)
+        ours.add(found, indices)
+        theirs.add(found, indices)
+    distances = memorisation(ours.distances[:, 0], theirs.distances[:, 0])
+    return ours, {
+        **distances,
+        "num_generated": len(checked),
+        "num_held_out": held_out.count,
+        "num_train": ours.count,
+        "features": extractor.name,
+        "shown_distances": ours.distances[:NUM_COPIES_SHOWN].tolist(),
+    }
+
+
+def _grid(images: UInt8[np.ndarray, "n *t h w 3"]) -> UInt8[np.ndarray, "gh gw 3"]:
+    return contact_sheet(images[:8]) if images.ndim == 5 else image_grid(images)
+
+
+def _beside_copies(
+    config: RunConfig,
+    source: Source,
+    drawn: UInt8[np.ndarray, "n *t h w 3"],
+    copies: NearestPictures,
+) -> UInt8[np.ndarray, "gh gw 3"]:
+    """Rows of a drawn picture and its nearest training pictures; of videos their middle frames."""
+    rows = []
+    for image, indices in zip(drawn[:NUM_COPIES_SHOWN], copies.indices, strict=False):
+        known = [index for index in indices.tolist() if index >= 0]
+        near = _pictures(config, list(readable(source, known)))
+        rows += [image, *near, *[np.full_like(image, 255)] * (K_SHOWN - len(near))]
+    stacked = np.stack(rows)
+    if stacked.ndim == 5:
+        stacked = stacked[:, stacked.shape[1] // 2]
+    return image_grid(stacked, columns=1 + K_SHOWN)

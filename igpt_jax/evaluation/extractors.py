@@ -1,0 +1,300 @@
+"""What turns pictures to the features that metrics compare, behind one small protocol."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from igpt_jax.errors import UserError
+from igpt_jax.evaluation.inception import (
+    Activations,
+    InceptionWeights,
+    Resize,
+    class_logits,
+    inception_activations,
+)
+from igpt_jax.models.conditioning import Condition
+from igpt_jax.models.gpt import GPT
+from igpt_jax.programs import encode_images, in_parts
+from igpt_jax.tokenizers.base import ImageTokenizer, sees_time, to_pixels, tokenizer_hash
+from igpt_jax.typing import Array, Params, UInt8
+
+
+class Features(NamedTuple):
+    """What an extractor says of pictures.
+
+    Attributes:
+        pooled: float `[b d]`.
+        spatial: float `[b e]`, which tell where something is; None where there are none.
+        logits: float `[b classes]`; None of what does not classify.
+    """
+
+    pooled: Any
+    spatial: Any = None
+    logits: Any = None
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Pictures, or videos, to features."""
+
+    @property
+    def name(self) -> str:
+        """What features these are, in words; printed with every value."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal ones give equal features."""
+        ...
+
+    @property
+    def is_inception(self) -> bool:
+        """Whether values are those that others publish: FID, sFID, Inception Score, KID."""
+        ...
+
+    def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
+        """The features of pictures of one size, NumPy's."""
+        ...
+
+
+@dataclass(frozen=True)
+class InceptionExtractor:
+    """The features of FID, of sFID, and the logits of the Inception Score.
+
+    Attributes:
+        weights: of the network; without a classifier there are no logits.
+        resize: how pictures get to 299 x 299.
+        batch_size: pictures at once.
+    """
+
+    weights: InceptionWeights
+    resize: Resize = "pytorch"
+    batch_size: int = 64
+
+    @property
+    def name(self) -> str:
+        """The network and what resizes for it."""
+        by = {"pytorch": "PyTorch", "tensorflow": "TensorFlow"}[self.resize]
+        return f"FID's Inception, resized as by {by}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the parameters."""
+        return tokenizer_hash(json.dumps({"resize": self.resize}), self.weights.params)
+
+    @property
+    def is_inception(self) -> bool:
+        """True."""
+        return True
+
+    def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
+        """The features of pictures.
+
+        Raises:
+            UserError: they are videos.
+        """
+        if images.ndim != 4:
+            raise UserError("inception: expected pictures, got videos; take features of videos")
+        return _in_parts(partial(_inception, self.resize, self._placed), self.batch_size, images)
+
+    @cached_property
+    def _placed(self) -> InceptionWeights:
+        return _on_all_devices(self.weights)
+
+
+@partial(jax.jit, static_argnums=0)
+def _inception(
+    resize: Resize, weights: InceptionWeights, images: UInt8[Array, "b h w 3"]
+) -> Features:
+    found: Activations = inception_activations(weights.params, images, resize)
+    logits = None
+    if weights.classifier is not None:
+        logits = class_logits(weights.classifier, found.pooled)
+    return Features(found.pooled, found.spatial, logits)
+
+
+@dataclass(frozen=True)
+class TokenizerExtractor:
+    """A tokenizer's latents, before they are quantized.
+
+    Attributes:
+        tokenizer: with a method `latents`.
+        params: its parameters.
+        source: where it is from, for the name.
+        is_flat: all latents of a picture side by side, instead of their mean over the grid.
+        batch_size: pictures at once.
+    """
+
+    tokenizer: ImageTokenizer
+    params: Params
+    source: str
+    is_flat: bool = False
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuses tokenizers without latents."""
+        if not hasattr(self.tokenizer, "latents"):
+            raise UserError(
+                f"features: expected a tokenizer with latents, got {type(self.tokenizer).__name__}"
+                "; take a GPT's features"
+            )
+
+    @property
+    def name(self) -> str:
+        """Whose latents."""
+        return f"tokenizer of {self.source}" + (", flattened" if self.is_flat else "")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the config and the parameters."""
+        config = json.dumps([repr(_config(self.tokenizer)), self.is_flat])
+        return tokenizer_hash(config, self.params)
+
+    @property
+    def is_inception(self) -> bool:
+        """False."""
+        return False
+
+    def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
+        """The latents; of videos, those of the frames stand side by side."""
+        program = partial(_latents, self.tokenizer, self.is_flat, self._placed)
+        return _in_parts(program, self.batch_size, images)
+
+    @cached_property
+    def _placed(self) -> Params:
+        return _on_all_devices(self.params)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _latents(
+    tokenizer: ImageTokenizer, is_flat: bool, params: Params, images: UInt8[Array, "b *t h w 3"]
+) -> Features:
+    pixels = to_pixels(images)
+    if pixels.ndim == 5 and not sees_time(tokenizer):
+        pixels = pixels.reshape(-1, *pixels.shape[2:])
+    latents = tokenizer.apply({"params": params}, pixels, method="latents")
+    pooled = latents if is_flat else jnp.mean(latents, axis=(-3, -2))
+    return Features(pooled.reshape(len(images), -1))
+
+
+@dataclass(frozen=True)
+class GPTExtractor:
+    """What a middle layer of a GPT knows of a picture, see `GPT.features`.
+
+    The middle is where iGPT's features classify best (Chen et al. 2020, section 4.1).
+
+    Attributes:
+        gpt: module.
+        params: its parameters.
+        tokenizer: of its tokens.
+        tokenizer_params: its parameters.
+        condition: of one row, that the model sees: its null condition.
+        source: where it is from, for the name.
+        layer: as in `GPT.features`; 0 for the middle one.
+        batch_size: pictures at once.
+    """
+
+    gpt: GPT
+    params: Params
+    tokenizer: ImageTokenizer
+    tokenizer_params: Params
+    condition: Condition
+    source: str
+    layer: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuses layers that are not there."""
+        if not 0 <= self.layer <= self.gpt.config.num_layers:
+            raise UserError(
+                f"layer: expected 1 to {self.gpt.config.num_layers}, or 0 for the middle one, got "
+                f"{self.layer}"
+            )
+
+    @property
+    def chosen_layer(self) -> int:
+        """Whose features these are."""
+        return self.layer or -(-self.gpt.config.num_layers // 2)
+
+    @property
+    def name(self) -> str:
+        """Which layer of whose GPT."""
+        return f"layer {self.chosen_layer} of {self.gpt.config.num_layers}, GPT of {self.source}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the configs and the parameters."""
+        config = json.dumps([repr(self.gpt.config), repr(_config(self.tokenizer)), self.layer])
+        return tokenizer_hash(config, {"gpt": self.params, "tokenizer": self.tokenizer_params})
+
+    @property
+    def is_inception(self) -> bool:
+        """False."""
+        return False
+
+    def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
+        """The features of pictures or videos."""
+        gpt, *arrays = self._placed
+        program = partial(_middle, self.chosen_layer, gpt, self.tokenizer, *arrays)
+        return _in_parts(program, self.batch_size, images)
+
+    @cached_property
+    def _placed(self) -> tuple[GPT, Params, Params, Condition]:
+        """The GPT without its later blocks: the parameters of all blocks are stacked."""
+        count = min(self.chosen_layer + 1, self.gpt.config.num_layers)
+        config = dataclasses.replace(self.gpt.config, num_layers=count)
+        blocks = jax.tree.map(lambda leaf: leaf[:count], self.params["blocks"])
+        arrays = ({**self.params, "blocks": blocks}, self.tokenizer_params, self.condition)
+        return (GPT(config), *_on_all_devices(arrays))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _middle(
+    layer: int,
+    gpt: GPT,
+    tokenizer: ImageTokenizer,
+    params: Params,
+    tokenizer_params: Params,
+    condition: Any,  # of one row, so without the letter of the batch
+    images: UInt8[Array, "b *t h w 3"],
+) -> Features:
+    tokens = encode_images(tokenizer, tokenizer_params, images)
+
+    def for_all(row: Array) -> Array:
+        return jnp.broadcast_to(row[:1], (len(tokens), *row.shape[1:]))
+
+    asked = jax.tree.map(for_all, condition)
+    known: Any = gpt.apply({"params": params}, tokens[:, :-1], asked, method="features")
+    return Features(known[:, layer])
+
+
+def _config(module: Any) -> Any:
+    return getattr(module, "config", None)
+
+
+def _devices() -> jax.sharding.Mesh:
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def _on_all_devices(arrays: Any) -> Any:
+    return jax.device_put(arrays, NamedSharding(_devices(), PartitionSpec()))
+
+
+def _in_parts(program: Any, batch_size: int, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
+    """Features of parts of one size, whose rows are shared by all devices."""
+    mesh = _devices()
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    size = -(-batch_size // mesh.size) * mesh.size
+
+    def extract(part: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
+        return program(jax.device_put(part, rows))
+
+    return in_parts(extract, size, images)

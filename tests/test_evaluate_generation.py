@@ -1,0 +1,259 @@
+"""What a tiny run draws, measured by command, and the page of all that was measured."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import igpt_jax
+from igpt_jax.asking import Reader, Request
+from igpt_jax.cli import main
+from igpt_jax.data.cards import CardSource
+from igpt_jax.data.transforms import transform
+from igpt_jax.errors import UserError
+from igpt_jax.evaluate_generation import evaluate_generation
+from igpt_jax.evaluation.extractors import GPTExtractor, TokenizerExtractor
+from igpt_jax.evaluation.references import read_reference
+from igpt_jax.report import write_report
+from igpt_jax.testing import tiny_config
+from igpt_jax.tokenizers.palette import Palette, PaletteConfig
+from igpt_jax.training.metrics import read_metrics
+
+pytestmark = pytest.mark.xdist_group("reconstruction")  # which trains the same run
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return igpt_jax.load(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def cards():
+    config, generator = tiny_config(), np.random.default_rng(0)
+    source = CardSource(config.data, "validation")
+    return np.stack(
+        [transform(config.transform, source[i]["image"], generator) for i in range(len(source))]
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_run, tmp_path_factory):
+    """A directory with the measures of a run and their page."""
+    out = tmp_path_factory.mktemp("measured")
+    keep = ["--save-reference", str(out / "cards.npz")]
+    command = ["evaluate", str(tiny_run), "--measure", "generation", "--num-images", "20"]
+    assert main([*command, *keep, "--batch-size", "8", "--out", str(out)]) == 0
+    return out
+
+
+def result_of(out):
+    return json.loads((out / "generation.json").read_text())
+
+
+def test_scores_are_of_the_runs_own_features(measured, tiny_run):
+    result, name = result_of(measured), f"tokenizer of {tiny_run}"
+    score = result[f"frechet_distance[{name}]"]
+    assert (score["num_generated"], score["num_real"]) == (20, 16)
+    assert (score["features"], score["against"]) == (name, "cards, validation split")
+    assert score["value"] > 0
+    assert "gfid" not in result
+    for measure in ("precision", "recall", "coverage"):
+        assert 0 <= result[f"{measure}[{name}]"]["value"] <= 1
+
+
+def test_likelihood_is_what_the_run_logged(measured, tiny_run):
+    likelihood = result_of(measured)["likelihood"]
+    last = read_metrics(tiny_run / "gpt", "validation")[-1]
+    assert likelihood["nats_per_token"] == last["loss"]
+    assert likelihood["bits_per_dim"] == pytest.approx(last["loss"] * 16 / np.log(2) / 32**2 / 3)
+    assert likelihood["num_images"] == 8
+
+
+def test_the_real_side_is_every_card_of_the_split(measured, model, cards):
+    """The stored statistics are those of the tokenizer's latents, by hand."""
+    pixels = jnp.asarray(cards, jnp.float32) / 127.5 - 1
+    variables = {"params": model.tokenizer_params}
+    latents = model.tokenizer.apply(variables, pixels, method="latents")
+    pooled = np.asarray(latents, np.float64).mean((1, 2))
+    reference = read_reference(measured / "cards.npz")
+    assert reference.count == 16
+    np.testing.assert_allclose(reference.pooled.mean, pooled.mean(0), rtol=1e-4, atol=1e-5)
+    expected = np.cov(pooled, rowvar=False)
+    np.testing.assert_allclose(reference.pooled.covariance, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_kept_statistics_give_the_same_distance(measured, tiny_run, tmp_path):
+    again = evaluate_generation(
+        tiny_run, num_images=20, batch_size=8, reference=measured / "cards.npz", num_train=8,
+        out=tmp_path,
+    )  # fmt: skip
+    first = result_of(measured)
+    name = f"frechet_distance[tokenizer of {tiny_run}]"
+    assert again[name]["value"] == pytest.approx(first[name]["value"], rel=1e-6)
+    assert again["memorisation"]["num_train"] == 8
+    assert first["memorisation"]["num_train"] == 64
+
+
+def test_drawn_pictures_do_not_depend_on_the_batch(measured, tiny_run, tmp_path):
+    again = evaluate_generation(tiny_run, num_images=20, batch_size=5, out=tmp_path)
+    for name, score in result_of(measured).items():
+        if isinstance(score, dict) and "value" in score:  # the decoder rounds by batch size
+            assert again[name]["value"] == pytest.approx(score["value"], rel=0.02, abs=1e-3), name
+
+
+def test_nearest_training_cards_are_shown(measured):
+    result = result_of(measured)["memorisation"]
+    distances = np.array(result["shown_distances"])
+    assert distances.shape == (12, 3)
+    assert (np.diff(distances, axis=1) >= 0).all()
+    with Image.open(measured / "neighbours.png") as picture:
+        assert picture.size[1] > 2.5 * picture.size[0]
+
+
+@pytest.mark.parametrize("features", ["gpt", "tokenizer_grid"])
+def test_other_features(features, tiny_run, tmp_path):
+    result = evaluate_generation(
+        tiny_run, num_images=8, batch_size=8, features=features, num_train=8, out=tmp_path
+    )
+    names = {"gpt": f"layer 1 of 2, GPT of {tiny_run}",
+             "tokenizer_grid": f"tokenizer of {tiny_run}, flattened"}  # fmt: skip
+    score = result[f"frechet_distance[{names[features]}]"]
+    assert np.isfinite(score["value"])
+    assert "biased upwards: no more pictures than features" in score["note"]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_features_of_a_gpts_layer_are_those_of_the_model(model, cards, layer):
+    """The extractor runs no block behind its layer; the model runs all."""
+    null = Reader(model.gpt.config, None, None, (), 8).read(Request(), 1)
+    parts = (model.gpt, model.params, model.tokenizer, model.tokenizer_params, null, "here")
+    extractor = GPTExtractor(*parts, layer=layer)
+    expected = model.features(cards[:3])[:, layer or 1]
+    np.testing.assert_allclose(extractor(cards[:3]).pooled, expected, atol=1e-5)
+
+
+def test_a_video_run_is_measured_by_whole_videos(video_run, tmp_path):
+    result = evaluate_generation(video_run, num_images=8, batch_size=8, num_train=8, out=tmp_path)
+    score = result[f"frechet_distance[tokenizer of {video_run}]"]
+    assert np.isfinite(score["value"])
+    model = igpt_jax.load(video_run)
+    source = TokenizerExtractor(model.tokenizer, model.tokenizer_params, "here", batch_size=2)
+    videos = np.random.default_rng(0).integers(0, 256, (2, 4, 32, 32, 3), dtype=np.uint8)
+    found, backwards = source(videos).pooled, source(videos[:, ::-1]).pooled
+    frames = source(videos[:, 1]).pooled
+    assert found.shape == (2, 4 * frames.shape[1])
+    np.testing.assert_allclose(np.split(found, 4, axis=1)[1], frames, atol=1e-5)
+    assert np.abs(found - backwards).max() > 1e-3  # the order of frames matters
+
+
+def test_other_fingerprints_of_other_parameters(model):
+    params = model.tokenizer_params
+    plain, flat = (TokenizerExtractor(model.tokenizer, params, "x", f) for f in (False, True))
+    other = TokenizerExtractor(model.tokenizer, jax.tree.map(lambda x: x + 1, params), "x")
+    again = TokenizerExtractor(model.tokenizer, params, "y", batch_size=3)
+    assert len({each.fingerprint for each in (plain, flat, other)}) == 3
+    assert again.fingerprint == plain.fingerprint
+
+
+def test_a_palette_has_no_latents():
+    with pytest.raises(UserError, match="expected a tokenizer with latents, got Palette"):
+        TokenizerExtractor(Palette(PaletteConfig(8, 4)), {}, "here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--reference", "nowhere.npz"], "nowhere.npz: expected a file, found none"),
+        (["--inception", "nowhere.npz"], "nowhere.npz"),
+        (["--features", "inception"], "expected inception with its weights"),
+        (["--features", "gpt", "--inception", "w.npz"], "expected inception with its weights"),
+        (["--resize", "pytorch"], "resize: expected none without Inception"),
+        (["--num-images", "0"], "num_images: expected a whole number of at least 1"),
+        (["--num-images", "3"], "expected more than k = 3"),
+        (["--num-train", "0"], "num_train"),
+        (["--save-reference", "out.txt"], "ends in .npz"),
+        (["--measure", "tokenizer", "--num-train", "3"], "which are of --measure generation"),
+    ],
+)
+def test_wrong_requests_are_one_line(tiny_run, tmp_path, arguments, word, capsys):
+    command = ["evaluate", str(tiny_run), "--measure", "generation", "--out", str(tmp_path)]
+    assert main([*command, *arguments]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(error) == 1
+    assert word in error[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_statistics_are_refused_for_other_features(tiny_run, tmp_path):
+    path = tmp_path / "published.npz"
+    np.savez(path, mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(UserError, match="got published ones, which are of FID's Inception"):
+        evaluate_generation(tiny_run, reference=path, out=tmp_path)
+
+
+class Page(HTMLParser):
+    """What a page says, and what it asks for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.words, self.asked, self.open, self.counts = [], [], [], {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        if tag not in ("meta", "img", "line", "circle", "polyline", "br"):
+            self.open.append(tag)
+        self.asked += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+
+    def handle_endtag(self, tag):
+        if tag not in ("line", "circle", "polyline"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def page_of(path):
+    text = path.read_text()
+    page = Page(text)
+    assert page.open == []
+    assert all(asked.startswith("data:image/png;base64,") for asked in page.asked)
+    assert not re.search(r"url\(|@import|<script|<link", text)
+    return page, " ".join(" ".join(page.words).split())
+
+
+def test_the_page_has_all_that_was_measured(measured, tiny_run, tmp_path):
+    for path in (*measured.glob("*.json"), *measured.glob("*.png")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    main(["evaluate", str(tiny_run), "--num-images", "4", "--out", str(tmp_path)])
+    extra = {"measure": "fancy", "share": 0.25, "<b>": {"in": "<i>&"}, "nothing": None}
+    (tmp_path / "fancy.json").write_text(json.dumps(extra))
+    page, words = page_of(write_report(tiny_run, tmp_path))
+    result = result_of(tmp_path)
+    score = result[f"frechet_distance[tokenizer of {tiny_run}]"]
+    for told in (f"{score['value']:.4g}", "cards, validation split", "PSNR of reconstructions, dB",
+                 "Fancy", "0.25", "<i>&", "ratio of the medians", "nats a token",
+                 "Training: GPT", "bits per dim"):  # fmt: skip
+        assert told in words, told
+    assert page.counts["img"] == len(page.asked) == 4
+    assert page.counts["svg"] >= 6
+
+
+def test_the_page_of_a_run_that_is_not_measured(tiny_run, tmp_path):
+    page, words = page_of(write_report(tiny_run, tmp_path / "new"))
+    assert "Nothing is measured yet" in words
+    assert page.counts["img"] == 1  # the samples of its end
+
+
+def test_the_page_of_no_run_and_of_damaged_files(tiny_run, tmp_path, capsys):
+    with pytest.raises(UserError, match="expected the directory of a run"):
+        write_report(tmp_path)
+    (tmp_path / "retrieval.json").write_text("{")
+    assert main(["evaluate", str(tiny_run), "--measure", "report", "--out", str(tmp_path)]) == 2
+    assert "retrieval.json: expected JSON, got a damaged file" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
