@@ -46,7 +46,7 @@ FeatureKind = Literal["auto", "inception", "tokenizer", "tokenizer_grid", "gpt"]
 
 NUM_SHOWN = 64  # drawn pictures in the grid
 NUM_CHECKED = 256  # drawn pictures whose nearest training pictures are looked for
-NUM_COPIES_SHOWN, K_SHOWN = 12, 3  # of these, in the picture
+NUM_COPIES_SHOWN, K_SHOWN = 8, 7  # of these, in the picture
 PART = 256  # pictures of one request, which has a seed of its own
 
 

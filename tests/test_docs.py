@@ -148,6 +148,7 @@ def runs_well(arguments, home, monkeypatch, capsys):
         stops_at(monkeypatch, "igpt_jax.evaluate_answers", "evaluate_answers")
         stops_at(monkeypatch, "igpt_jax.probe", "probe")
         stops_at(monkeypatch, "igpt_jax.probe", "predict")
+        stops_at(monkeypatch, "igpt_jax.evaluate_generation", "evaluate_generation")
     if not is_here or "--push" in arguments:
         stops_at(monkeypatch, "igpt_jax.interop.exporting", "export")
     if "--to" in arguments and (home / arguments[arguments.index("--to") + 1]).is_dir():

@@ -99,6 +99,7 @@ def test_kept_statistics_give_the_same_distance(measured, tiny_run, tmp_path):
     assert first["memorisation"]["num_train"] == 64
 
 
+@pytest.mark.slow
 def test_drawn_pictures_do_not_depend_on_the_batch(measured, tiny_run, tmp_path):
     again = evaluate_generation(tiny_run, num_images=20, batch_size=5, out=tmp_path)
     for name, score in result_of(measured).items():
@@ -109,13 +110,15 @@ def test_drawn_pictures_do_not_depend_on_the_batch(measured, tiny_run, tmp_path)
 def test_nearest_training_cards_are_shown(measured):
     result = result_of(measured)["memorisation"]
     distances = np.array(result["shown_distances"])
-    assert distances.shape == (12, 3)
+    assert distances.shape == (8, 7)
     assert (np.diff(distances, axis=1) >= 0).all()
     with Image.open(measured / "neighbours.png") as picture:
-        assert picture.size[1] > 2.5 * picture.size[0]
+        assert picture.size[0] == pytest.approx(picture.size[1], abs=4)  # 8 rows of 1 + 7
 
 
-@pytest.mark.parametrize("features", ["gpt", "tokenizer_grid"])
+@pytest.mark.parametrize(
+    "features", ["gpt", pytest.param("tokenizer_grid", marks=pytest.mark.slow)]
+)
 def test_other_features(features, tiny_run, tmp_path):
     result = evaluate_generation(
         tiny_run, num_images=8, batch_size=8, features=features, num_train=8, out=tmp_path
@@ -137,6 +140,7 @@ def test_features_of_a_gpts_layer_are_those_of_the_model(model, cards, layer):
     np.testing.assert_allclose(extractor(cards[:3]).pooled, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_video_run_is_measured_by_whole_videos(video_run, tmp_path):
     result = evaluate_generation(video_run, num_images=8, batch_size=8, num_train=8, out=tmp_path)
     score = result[f"frechet_distance[tokenizer of {video_run}]"]

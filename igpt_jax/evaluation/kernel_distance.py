@@ -75,4 +75,5 @@ def _mean_of_others(a: Float[np.ndarray, "s d"]) -> float:
 
 
 def _kernel(a: Float[np.ndarray, "s d"], b: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s s"]:
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    base = a @ b.T / a.shape[1] + 1
+    return base * base * base  # several times as fast as a power

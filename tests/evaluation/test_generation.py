@@ -64,7 +64,7 @@ def side(images, of="pictures", size=64, **extractor):
 
 @pytest.fixture(scope="module")
 def real():
-    return side(modes(600), "real ones")
+    return side(modes(300), "real ones")
 
 
 def test_scores_are_those_of_torch_fidelity():
@@ -97,7 +97,7 @@ def test_every_score_says_what_it_is_of(real):
         assert score.features == "quarters"
         assert score.num_generated == 200
         if name != "inception_score":
-            assert (score.against, score.num_real) == ("real ones", 600)
+            assert (score.against, score.num_real) == ("real ones", 300)
     assert scores["precision"].note == "k = 3"
     assert scores["coverage"].note == "k = 5"
     assert "subsets of 200" in scores["kid"].note
@@ -113,7 +113,7 @@ def test_other_features_cannot_be_mistaken_for_inceptions():
 
 
 def test_equal_sets_are_ideal(real):
-    scores = {name: score.value for name, score in compare(side(modes(600)), real).items()}
+    scores = {name: score.value for name, score in compare(side(modes(300)), real).items()}
     assert scores["gfid"] == pytest.approx(0, abs=1e-6)
     assert scores["sfid"] == pytest.approx(0, abs=1e-6)
     assert scores["kid"] <= 1e-3
@@ -128,10 +128,10 @@ def values(real, sets):
 
 
 def test_noise_is_the_worse_the_more_there_is():
-    noise = np.random.default_rng(5).normal(size=(600, 2, 2, 3)).repeat(4, 1).repeat(4, 2)
+    noise = np.random.default_rng(5).normal(size=(300, 2, 2, 3)).repeat(4, 1).repeat(4, 2)
     levels = (0, 10, 20, 35)
-    sets = [np.clip(clouds(600, 1) + level * noise, 0, 255).astype(np.uint8) for level in levels]
-    found = values(side(clouds(600, 0)), sets)
+    sets = [np.clip(clouds(300, 1) + level * noise, 0, 255).astype(np.uint8) for level in levels]
+    found = values(side(clouds(300, 0)), sets)
     for name in ("gfid", "sfid", "kid"):
         assert (np.diff(found[name]) > 0).all(), (name, found[name])
     for name in ("precision", "density", "coverage"):
@@ -139,12 +139,12 @@ def test_noise_is_the_worse_the_more_there_is():
 
 
 def test_dropped_modes_are_missed(real):
-    found = values(real, [modes(600, number, seed=1) for number in (8, 5, 3, 1)])
+    found = values(real, [modes(300, number, seed=1) for number in (8, 5, 3, 1)])
     for name in ("gfid", "sfid", "kid"):
         assert (np.diff(found[name]) > 0).all(), (name, found[name])
     for name in ("recall", "coverage", "inception_score"):
         assert (np.diff(found[name]) < 0).all(), (name, found[name])
-    assert found["precision"].min() > 0.9  # what is drawn is good
+    assert found["precision"].min() > 0.8  # what is drawn is good
 
 
 def test_the_inception_score_has_its_ends():
@@ -180,7 +180,7 @@ def test_a_reference_stands_for_the_real_pictures_in_frechet_distances(tmp_path,
     plain = compare(ours, real)
     for name in ("gfid", "sfid"):
         assert scores[name].value == pytest.approx(plain[name].value, rel=1e-9)
-        assert (scores[name].against, scores[name].num_real) == ("other ones", 600)
+        assert (scores[name].against, scores[name].num_real) == ("other ones", 300)
     assert (scores["recall"].against, scores["recall"].num_real) == ("few", 30)
 
 
