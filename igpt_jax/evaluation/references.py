@@ -141,7 +141,7 @@ def write_reference(
         "features": extractor.name,
         "fingerprint": extractor.fingerprint,
     }
-    arrays = {"mu": pooled.mean, "sigma": pooled.covariance}
+    arrays: dict[str, Any] = {"mu": pooled.mean, "sigma": pooled.covariance}
     if spatial is not None:
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
     arrays[_NOTE] = np.frombuffer(json.dumps(note).encode(), np.uint8)
@@ -163,6 +163,7 @@ def _note(path: Path, arrays: LazyArrays) -> Mapping[str, Any]:
     if _NOTE not in arrays:
         return {}
     wanted = {"name": str, "count": int, "features": str, "fingerprint": str}
+    note: Any = None
     try:
         note = json.loads(arrays[_NOTE].tobytes())
         is_whole = all(isinstance(note[key], kind) for key, kind in wanted.items())

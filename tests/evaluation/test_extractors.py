@@ -35,7 +35,7 @@ def features(num_devices, path):
         [sys.executable, "-c", PROGRAM, str(num_devices), str(path)],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         check=True,
-        timeout=300,
+        timeout=600,
     )
     return np.load(path)
 
