@@ -128,7 +128,7 @@ def frechet_distance(a: FeatureStatistics | Moments, b: FeatureStatistics | Mome
 
 
 def is_singular(count: int | None, dimension: int) -> bool:
-    """Whether so many features have a covariance of full rank nowhere; unknown counts do not."""
+    """Whether so few pictures leave a covariance singular; False where their number is unknown."""
     return count is not None and count <= dimension
 
 
