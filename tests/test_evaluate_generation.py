@@ -155,6 +155,17 @@ def test_a_video_run_is_measured_by_whole_videos(video_run, tmp_path):
     assert np.abs(found - backwards).max() > 1e-3  # the order of frames matters
 
 
+@pytest.mark.slow
+def test_a_run_is_asked_by_the_splits_captions_and_pictures(asked_run, tmp_path):
+    result = evaluate_generation(
+        asked_run, num_images=8, batch_size=8, num_train=8, features="gpt", out=tmp_path
+    )
+    score = result[f"frechet_distance[layer 1 of 2, GPT of {asked_run}]"]
+    assert np.isfinite(score["value"])
+    last = read_metrics(asked_run / "gpt", "validation")[-1]
+    assert result["likelihood"]["nats_per_caption_token"] == last["caption_nats"]
+
+
 def test_other_fingerprints_of_other_parameters(model):
     params = model.tokenizer_params
     plain, flat = (TokenizerExtractor(model.tokenizer, params, "x", f) for f in (False, True))
