@@ -11,14 +11,34 @@ from igpt_jax.errors import UserError
 
 if TYPE_CHECKING:
     from igpt_jax import interop
+    from igpt_jax.baselines.config import BaselineConfig
+    from igpt_jax.baselines.model import BaselineModel
+    from igpt_jax.baselines.stored import load_baseline
     from igpt_jax.config import RunConfig
     from igpt_jax.model import Model
     from igpt_jax.stored import load
 
 __version__ = "0.1.0"
-__all__ = ["Model", "RunConfig", "UserError", "__version__", "interop", "load"]
+__all__ = [
+    "BaselineConfig",
+    "BaselineModel",
+    "Model",
+    "RunConfig",
+    "UserError",
+    "__version__",
+    "interop",
+    "load",
+    "load_baseline",
+]
 
-_HOMES = {"Model": "igpt_jax.model", "load": "igpt_jax.stored", "RunConfig": "igpt_jax.config"}
+_HOMES = {
+    "BaselineConfig": "igpt_jax.baselines.config",
+    "BaselineModel": "igpt_jax.baselines.model",
+    "Model": "igpt_jax.model",
+    "RunConfig": "igpt_jax.config",
+    "load": "igpt_jax.stored",
+    "load_baseline": "igpt_jax.baselines.stored",
+}
 
 
 def __getattr__(name: str) -> Any:

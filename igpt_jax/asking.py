@@ -249,6 +249,15 @@ def _labels(config: GeneratorConfig, labels: Any, count: int) -> Int[Array, " b"
         if not is_guidable(config):
             raise UserError(f"labels: expected classes 0 to {num_classes - 1}, got none")
         return jnp.full((count,), num_classes, jnp.int32)
+    return class_ids(labels, num_classes, count)
+
+
+def class_ids(labels: Any, num_classes: int, count: int) -> Int[Array, " b"]:
+    """Classes of `count` pictures; one may stand for all.
+
+    Raises:
+        UserError: they are no classes, or as many as neither 1 nor `count`.
+    """
     ids = np.asarray(labels)
     if not np.issubdtype(ids.dtype, np.integer) or ids.ndim > 1:
         raise UserError(f"labels: expected whole numbers, got {labels!r}")

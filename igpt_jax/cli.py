@@ -16,12 +16,13 @@ from igpt_jax.errors import UserError
 
 BAD_INPUT = 2
 MAX_IMAGES = 1_000_000  # of one call, which keeps all of them in memory
+ASKED_OF_BASELINES = ("directory", "labels", "num_images", "seed", "out", "json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The `igpt` command."""
     commands: dict[str, tuple[Callable[[list[str]], dict[str, Any]], str]] = {
-        "train": (train, "train a tokenizer and a GPT from a config file"),
+        "train": (train, "train a tokenizer and a GPT, or a GAN or VAE, from a config file"),
         "sample": (sample, "draw pictures of a trained model"),
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
         "evaluate": (evaluate, "measure a tokenizer, what a model draws, or how well it answers"),
@@ -101,6 +102,12 @@ class _Parser(argparse.ArgumentParser):
 def train(argv: list[str]) -> dict[str, Any]:
     """Trains from a config file; goes on where an earlier run in the same directory stopped."""
     config, workdir = _parse_run("train.py", train, argv)
+    from igpt_jax.baselines.config import BaselineConfig
+
+    if isinstance(config, BaselineConfig):
+        from igpt_jax.baselines.run import run_baseline
+
+        return run_baseline(config, workdir)
     from igpt_jax.run import run
 
     return run(config, workdir)
@@ -109,7 +116,11 @@ def train(argv: list[str]) -> dict[str, Any]:
 def encode(argv: list[str]) -> dict[str, Any]:
     """Writes the tokens of a config's data set, training its tokenizer first if need be."""
     config, workdir = _parse_run("igpt encode", encode, argv)
+    from igpt_jax.config import RunConfig
     from igpt_jax.run import encode as encode_run
+
+    if not isinstance(config, RunConfig):
+        raise UserError("expected a run with a tokenizer, got a GAN or VAE, which has no tokens")
 
     return encode_run(config, workdir)
 
@@ -125,7 +136,9 @@ def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Any, Path
         allow_abbrev=False,
         add_help=False,
     )
-    parser.add_argument("config", help="a Python file with get_config() -> RunConfig")
+    parser.add_argument(
+        "config", help="a Python file with get_config() -> RunConfig, or BaselineConfig"
+    )
     parser.add_argument("--workdir", type=Path, help="default: runs/NAME of the config file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     wants_help = any(arg in ("-h", "--help") for arg in argv)
@@ -134,9 +147,10 @@ def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Any, Path
         if all(arg.startswith("-") for arg in argv):
             raise SystemExit(0)
     known, overrides = parser.parse_known_args(argv)
-    from igpt_jax.config import RunConfig, load_config_file
+    from igpt_jax.config import load_config_file
 
-    config = _override(load_config_file(known.config), RunConfig, overrides)
+    config = load_config_file(known.config)
+    config = _override(config, type(config), overrides)
     return config, known.workdir or Path("runs") / Path(known.config).stem
 
 
@@ -229,6 +243,7 @@ def sample(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, help="default: DIR/sample.png, or ./sample.png")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)
+    from igpt_jax.baselines.stored import is_baseline
     from igpt_jax.sampling.output import (
         check_output,
         complete_settings,
@@ -248,10 +263,12 @@ def sample(argv: list[str]) -> dict[str, Any]:
         raise UserError(f"--seed: expected 0 <= seed < 2^32, got {args.seed}")
     if args.num_images is not None and args.num_images < 1:
         raise UserError(f"--num-images: expected at least 1, got {args.num_images}")
-    model = load(args.directory)
     repeats = args.num_images or 1
     labels = None if args.labels is None else [n for n in args.labels for _ in range(repeats)]
     count = repeats if labels is None else len(labels)
+    if is_baseline(args.directory):
+        return _sample_baseline(parser, args, labels, count, out)
+    model = load(args.directory)
     check_output(out, is_video=model.num_frames > 1, fps=args.fps)
     size, images, mask, cond_images = model.tokenizer.image_size, None, None, None
     if args.image is not None:
@@ -300,6 +317,29 @@ def sample(argv: list[str]) -> dict[str, Any]:
     if names and labels:
         result["classes"] = "; ".join(f"{n} {names[n]}" for n in dict.fromkeys(labels))
     return result
+
+
+def _sample_baseline(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    labels: list[int] | None,
+    count: int,
+    out: Path,
+) -> dict[str, Any]:
+    """Draws pictures of a GAN or VAE, which knows nothing but classes and seeds."""
+    for name, value in vars(args).items():
+        if name not in ASKED_OF_BASELINES and value != parser.get_default(name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: expected none, as a GAN or VAE takes --labels, "
+                f"--num-images and --seed alone, got {value}"
+            )
+    from igpt_jax.baselines.stored import load_baseline
+    from igpt_jax.sampling.output import check_output, complete_settings, write_images
+
+    check_output(out, is_video=False)
+    drawn = load_baseline(args.directory).sample(labels, num_images=count, seed=args.seed)
+    write_images(out, drawn, complete_settings({"seed": args.seed}, labels, count))
+    return {"out": str(out), "num_images": len(drawn)}
 
 
 def import_(argv: list[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from igpt_jax.baselines.config import BaselineConfig
 from igpt_jax.data.attributes import attribute_sizes, attributes_of
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.condition_images import ConditionImageConfig
@@ -19,6 +20,7 @@ from igpt_jax.errors import UserError
 from igpt_jax.model_config import GridTokenizerConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.models.orders import OrdersConfig
+from igpt_jax.samples_config import SamplesConfig
 from igpt_jax.sampling.sampler import SamplingConfig
 from igpt_jax.text.caption_tokenizers import CaptionTokenizerConfig, caption_vocab_size
 from igpt_jax.tokenizers.adversary import AdversaryConfig
@@ -29,31 +31,6 @@ from igpt_jax.tokenizers.perceptual import MIN_LPIPS_SIZE
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 from igpt_jax.training.sharding import MeshConfig
-
-
-@dataclass(frozen=True)
-class SamplesConfig:
-    """What the last stage of a run draws.
-
-    Attributes:
-        num_per_class: pictures of each class, of a model with classes.
-        num_images: pictures of a model without.
-        columns: of the grid; 0 for a square grid.
-        batch_size: pictures drawn at once.
-    """
-
-    num_per_class: int = 2
-    num_images: int = 64
-    columns: int = 0
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        """Refuses counts that nothing can be drawn with."""
-        for name in ("num_per_class", "num_images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"samples.{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.columns < 0:
-            raise UserError(f"samples.columns: expected 0 or more, got {self.columns}")
 
 
 def discriminator_defaults() -> OptimizerConfig:
@@ -271,11 +248,11 @@ class RunConfig:
         return dataclasses.replace(self, gpt=gpt)
 
 
-def load_config_file(path: str | Path) -> RunConfig:
+def load_config_file(path: str | Path) -> RunConfig | BaselineConfig:
     """Runs `get_config()` of a Python file.
 
     Raises:
-        UserError: no such file, or it does not return a RunConfig.
+        UserError: no such file, or it returns neither a RunConfig nor a BaselineConfig.
     """
     path = Path(path)
     if not path.is_file():
@@ -296,6 +273,6 @@ def load_config_file(path: str | Path) -> RunConfig:
             f"config {path}: expected get_config() -> RunConfig, got {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else ''}"
         ) from error
-    if not isinstance(config, RunConfig):
+    if not isinstance(config, RunConfig | BaselineConfig):
         raise UserError(f"config {path}: expected a RunConfig, got {type(config).__name__}")
     return config

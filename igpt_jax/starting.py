@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +12,13 @@ from typing import Any, Final
 import jax
 from jax.sharding import Mesh
 
+from igpt_jax.baselines.config import BaselineConfig
 from igpt_jax.config import RunConfig
 from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.items import has_captions
 from igpt_jax.data.pairs import PairsConfig
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.sources import open_source
+from igpt_jax.data.sources import DataConfig, open_source
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.jsonfile import read_json, write_json
@@ -26,6 +28,7 @@ from igpt_jax.tokenizer_task import perceptual_distance
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.palette import PaletteConfig
 from igpt_jax.training.checkpoint import latest_step
+from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.sharding import check_batch_size, make_mesh
 
 logger = logging.getLogger("igpt_jax")
@@ -63,17 +66,10 @@ def start(config: RunConfig, workdir: Path) -> Started:
     Raises:
         UserError: something would fail later, or the directory has another run.
     """
-    if jax.process_count() > 1:
-        raise UserError(
-            f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
-            "one process"
-        )
+    check_one_process()
     config = _with_text_encoder(_with_tokenizer(config, workdir)).resolved()
     mesh = make_mesh(config.mesh)
-    sources: dict[Split, Source] = {
-        "train": open_source(config.data, "train"),
-        "validation": open_source(config.data, "validation"),
-    }
+    sources = open_both(config.data)
     _check_asked(config, sources["train"])
     _check_batches(config, mesh, sources)
     if isinstance(config.tokenizer, PaletteConfig) and config.transform != deterministic(
@@ -84,8 +80,22 @@ def start(config: RunConfig, workdir: Path) -> Started:
             "written once; encoding.views has mirrored and ten_crop"
         )
     distance = perceptual_distance(config)  # missing weights are found before the claim
-    _claim(config, workdir)
+    claim(config, workdir)
     return Started(config, workdir, mesh, sources, distance)
+
+
+def check_one_process() -> None:
+    """Refuses to be one of several processes."""
+    if jax.process_count() > 1:
+        raise UserError(
+            f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
+            "one process"
+        )
+
+
+def open_both(data: DataConfig) -> dict[Split, Source]:
+    """The pictures of both splits."""
+    return {"train": open_source(data, "train"), "validation": open_source(data, "validation")}
 
 
 def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
@@ -143,24 +153,31 @@ def _check_batches(config: RunConfig, mesh: Mesh, sources: dict[Split, Source]) 
     stages = [("gpt_training", config.gpt_training)]
     if isinstance(config.tokenizer, AutoencoderConfig) and not config.tokenizer_path:
         stages.append(("tokenizer_training", config.tokenizer_training))
-    sizes = {split: len(source) for split, source in sources.items()}
     for name, training in stages:
-        check_batch_size(training.global_batch_size, training.accumulation_steps, mesh)
-        if training.global_batch_size > min(sizes.values()):
-            raise UserError(
-                f"{name}.global_batch_size: expected at most {min(sizes.values())}, the pictures "
-                f"of the smaller of {sizes['train']} for training and {sizes['validation']} for "
-                f"validation, got {training.global_batch_size}"
-            )
+        check_stage(name, training, mesh, sources)
 
 
-def _claim(config: RunConfig, workdir: Path) -> None:
+def check_stage(
+    name: str, training: TrainConfig, mesh: Mesh, sources: Mapping[Split, Source]
+) -> None:
+    """Refuses the batches of one stage."""
+    sizes = {split: len(source) for split, source in sources.items()}
+    check_batch_size(training.global_batch_size, training.accumulation_steps, mesh)
+    if training.global_batch_size > min(sizes.values()):
+        raise UserError(
+            f"{name}.global_batch_size: expected at most {min(sizes.values())}, the pictures "
+            f"of the smaller of {sizes['train']} for training and {sizes['validation']} for "
+            f"validation, got {training.global_batch_size}"
+        )
+
+
+def claim(config: RunConfig | BaselineConfig, workdir: Path) -> None:
     """Writes the config into the directory, or checks that the run in it is the same."""
     path, written = workdir / "config.json", to_dict(config)
     if path.is_file():
         before = read_json(path, f"delete {workdir} or use another --workdir")
         with contextlib.suppress(UserError):  # fields that are new since then have their defaults
-            before = json.loads(json.dumps(to_dict(from_dict(RunConfig, before))))
+            before = json.loads(json.dumps(to_dict(from_dict(type(config), before))))
         different = first_difference(_fixed(before), _fixed(json.loads(json.dumps(written))))
         if different:
             raise UserError(

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import jax
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from igpt_jax.baselines.stored import is_baseline
 from igpt_jax.config import RunConfig
 from igpt_jax.data.attributes import attributes_of
 from igpt_jax.data.paths import expand_path
@@ -207,8 +208,12 @@ def _find(source: str | os.PathLike[str]) -> Path:
 
 
 def _check_is_run(directory: Path) -> None:
-    """Refuses the directory of a published model."""
+    """Refuses the directory of a baseline, or of a published model."""
     path = directory / CONFIG
+    if is_baseline(directory):
+        raise UserError(
+            f"{directory}: expected a GPT, got a GAN or VAE; igpt_jax.load_baseline(DIR) loads it"
+        )
     if path.is_file() and read_json(path, "").get("kind") != RunConfig.__name__:
         _check_is_ours(path, str(directory), str(directory))
 

@@ -1,8 +1,11 @@
 """Runs that train in seconds, for our tests and for yours."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
+from igpt_jax.baselines.config import BaselineConfig
+from igpt_jax.baselines.gan import GANConfig
+from igpt_jax.baselines.vae import VAEConfig
 from igpt_jax.config import RunConfig, SamplesConfig
 from igpt_jax.data.card_videos import CardVideosConfig
 from igpt_jax.data.cards import CardsConfig
@@ -14,6 +17,17 @@ from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.quantizers import FiniteScalarQuantizerConfig
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
+
+_TINY_NETWORK: Final[dict[str, Any]] = {
+    "image_size": 32,
+    "patch_size": 2,
+    "base_channels": 8,
+    "channel_multipliers": (1, 2),
+    "latent_dim": 16,
+    "num_classes": 101,
+    "class_factors": (11, 10),
+    "class_dim": 8,
+}
 
 
 def tiny_config(**changes: Any) -> RunConfig:
@@ -56,6 +70,26 @@ def tiny_config(**changes: Any) -> RunConfig:
         samples=SamplesConfig(num_per_class=1, batch_size=101),
         num_threads=1,
     )
+    return dataclasses.replace(config, **changes)
+
+
+def tiny_gan_config(**changes: Any) -> BaselineConfig:
+    """The same cards by class, a GAN of two levels, eight steps."""
+    tiny = tiny_config()
+    config = BaselineConfig(
+        data=tiny.data,
+        transform=tiny.transform,
+        model=GANConfig(discriminator_channels=8, **_TINY_NETWORK),
+        training=tiny.gpt_training,
+        samples=tiny.samples,
+        num_threads=1,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def tiny_vae_config(**changes: Any) -> BaselineConfig:
+    """The same for a VAE."""
+    config = tiny_gan_config(model=VAEConfig(**_TINY_NETWORK))
     return dataclasses.replace(config, **changes)
 
 

@@ -253,7 +253,7 @@ def append_minibatch_stddev(
     return jnp.concatenate([features, channel.astype(features.dtype)], axis=-1)
 
 
-class _StyleLayer(ConvLayer, kw_only=True):
+class StyleLayer(ConvLayer, kw_only=True):
     """What the layers of a `StyleDiscriminator` share: convolution and leaky ReLU."""
 
     def leaky_conv(
@@ -279,7 +279,7 @@ class _StyleLayer(ConvLayer, kw_only=True):
         return nn.leaky_relu(convolved, LEAKY_SLOPE)
 
 
-class StyleBlock(_StyleLayer, kw_only=True):
+class StyleBlock(StyleLayer, kw_only=True):
     """Two 3x3 convolutions that halve height and width, beside a 1x1 shortcut.
 
     Karras et al. 2020, figure 7 (c). The sum is divided by sqrt(2), so that variance stays.
@@ -316,7 +316,7 @@ class StyleBlock(_StyleLayer, kw_only=True):
         return (hidden + shortcut) / math.sqrt(2)
 
 
-class StyleDiscriminator(_StyleLayer):
+class StyleDiscriminator(StyleLayer):
     """StyleGAN2's residual discriminator: one logit an image (Karras et al. 2020, section 4.1).
 
     Weights start as He et al. 2015 (section 2.2) say, in place of a learning rate equalised at run
