@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": (train, "train a tokenizer and a GPT, or a GAN or VAE, from a config file"),
         "sample": (sample, "draw pictures of a trained model"),
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
-        "evaluate": (evaluate, "measure a tokenizer, what a model draws, or how well it answers"),
+        "evaluate": (
+            evaluate,
+            "measure what a run reconstructs, draws and answers, or compare runs",
+        ),
         "probe": (probe, "measure how well a model's layers tell classes apart"),
         "import": (import_, "bring a published model into a directory that the others take"),
         "export": (export, "write a model as safetensors with a card, for the Hub"),
@@ -410,10 +413,18 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     run's own features; nearest training pictures; likelihood. faithfulness: cards that show what
     their captions ask for, and captions read off cards. completion: cards with half a number
     hidden. retrieval: which of 20 captions makes a picture most probable. pairs: pictures made from
-    others. counting: videos of cards that count. report: the page alone.
+    others. counting: videos of cards that count. report: the page alone. --compare: a GPT, a GAN
+    and a VAE on one page, instead.
     """
     parser = _Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a run")
+    parser.add_argument("directory", type=Path, metavar="DIR", nargs="?", help="a run")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs of the same data, such as a GPT, a GAN and a VAE: one page of all of them",
+    )
     answers = ("faithfulness", "completion", "retrieval", "pairs", "counting")
     measures = ("tokenizer", "generation", *answers, "report")
     parser.add_argument("--measure", choices=measures, default="tokenizer")
@@ -426,7 +437,10 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     weights = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
     parser.add_argument("--lpips", help=f"weights of VGG16, for LPIPS: {weights}")
     parser.add_argument("--lpips-linear", help="LPIPS' linear layers, if not in the same file")
-    parser.add_argument("--inception", help=f"weights of FID's Inception: {weights}")
+    parser.add_argument(
+        "--inception",
+        help=f"weights of FID's Inception, for rFID, generation, --compare: {weights}",
+    )
     drawn = parser.add_argument_group("generation")
     drawn.add_argument(
         "--reference",
@@ -451,11 +465,14 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     drawn.add_argument(
         "--num-train", type=int, help="training pictures to look for copies among; default: all"
     )
-    parser.add_argument("--out", type=Path, help="default: DIR/evaluation")
+    parser.add_argument("--out", type=Path, help="default: DIR/evaluation, or ./comparison")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = vars(parser.parse_args(argv))
     args.pop("json")
     directory, measure, seed = args.pop("directory"), args.pop("measure"), args.pop("seed")
+    compared = args.pop("compare")
+    if (directory is None) == (compared is None):
+        raise UserError("expected DIR, or --compare RUN RUN, and not both; see --help")
     of_drawn = ("reference", "save_reference", "features", "resize", "num_train")
     of_drawn = {name: args.pop(name) for name in of_drawn}
     if measure != "generation" and set(of_drawn.values()) != {None, "auto"}:
@@ -464,6 +481,12 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             "--resize and --num-train, which are of --measure generation; leave them out"
         )
     common = {name: args[name] for name in ("split", "num_images", "batch_size", "out")}
+    if compared is not None:
+        if measure != "tokenizer" or args["lpips"] or args["lpips_linear"]:
+            raise UserError("--compare: expected no --measure and no --lpips, got one; drop it")
+        from igpt_jax.comparison import compare
+
+        return compare(compared, seed=seed, inception=args["inception"], **common)
     result: dict[str, Any] = {}
     if measure == "tokenizer":
         from igpt_jax.evaluate import evaluate as evaluate_run

@@ -15,15 +15,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 def shared_run(tmp_path_factory, name, config):
     """The directory of a tiny run, trained once and read by all workers; do not change it."""
+    from igpt_jax.baselines.config import BaselineConfig
+    from igpt_jax.baselines.run import run_baseline
     from igpt_jax.run import run
 
+    train = run_baseline if isinstance(config, BaselineConfig) else run
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     directory = shared / name
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run(config, directory)
+        train(config, directory)
     return directory
 
 
@@ -50,3 +53,19 @@ def video_run(tmp_path_factory):
     from igpt_jax.testing import tiny_video_config
 
     return shared_run(tmp_path_factory, "video_run", tiny_video_config())
+
+
+@pytest.fixture(scope="session")
+def gan_run(tmp_path_factory):
+    """The same cards by a GAN."""
+    from igpt_jax.testing import tiny_gan_config
+
+    return shared_run(tmp_path_factory, "gan_run", tiny_gan_config())
+
+
+@pytest.fixture(scope="session")
+def vae_run(tmp_path_factory):
+    """The same cards by a VAE."""
+    from igpt_jax.testing import tiny_vae_config
+
+    return shared_run(tmp_path_factory, "vae_run", tiny_vae_config())
