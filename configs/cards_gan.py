@@ -31,7 +31,7 @@ def get_config() -> BaselineConfig:
             discriminator_channels=16,
         ),
         training=TrainConfig(
-            num_steps=2_000,
+            num_steps=3_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(
                 peak_lr=1e-3, warmup_steps=0, beta1=0.0, beta2=0.99, weight_decay=0.0,

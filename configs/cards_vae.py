@@ -30,7 +30,7 @@ def get_config() -> BaselineConfig:
             class_factors=(11, 10),  # as the GPT: tens and ones
         ),
         training=TrainConfig(
-            num_steps=4_000,
+            num_steps=3_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=100, weight_decay=0.0),
             ema_decay=0.995,

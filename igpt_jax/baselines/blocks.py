@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from igpt_jax.baselines.network_config import NetworkConfig
@@ -14,7 +15,7 @@ from igpt_jax.tokenizers.autoencoder_blocks import (
     ConvLayer,
     depth_to_space,
 )
-from igpt_jax.typing import Array, Float, Int
+from igpt_jax.typing import Array, Float, Int, PRNGKey
 
 AFFINE_VARIANCE = 0.1  # of scales and shifts at the start: conditions are felt, but do not rule
 
@@ -60,6 +61,14 @@ def embed_label(
 def example_labels(config: NetworkConfig) -> Int[Array, " 1"] | None:
     """Return one label that shapes parameters, None of a model without classes."""
     return jnp.zeros(1, jnp.int32) if config.num_classes else None
+
+
+def initial_key(key: PRNGKey) -> PRNGKey:
+    """Return a key to draw parameters with, that of another generator.
+
+    On CPUs, a program of thirty draws by the default one takes minutes to compile.
+    """
+    return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
 
 
 class ConditionalNorm(ConvLayer):

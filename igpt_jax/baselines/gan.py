@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igpt_jax.baselines.blocks import LabelEmbedding, LatentDecoder, example_labels
+from igpt_jax.baselines.blocks import LabelEmbedding, LatentDecoder, example_labels, initial_key
 from igpt_jax.baselines.network_config import NetworkConfig
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.errors import UserError
@@ -146,7 +146,7 @@ def build_discriminator(config: GANConfig) -> ProjectionDiscriminator:
 
 def init_gan(config: GANConfig, key: PRNGKey) -> Params:
     """Return the parameters of both players."""
-    generator_key, discriminator_key = jax.random.split(key)
+    generator_key, discriminator_key = jax.random.split(initial_key(key))
     latents, labels = jnp.zeros((1, config.latent_dim)), example_labels(config)
     images = jnp.zeros((1, config.image_size, config.image_size, 3))
     return {

@@ -14,7 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igpt_jax.baselines.blocks import LatentDecoder, SteeredBlock, embed_label, example_labels
+from igpt_jax.baselines.blocks import (
+    LatentDecoder,
+    SteeredBlock,
+    embed_label,
+    example_labels,
+    initial_key,
+)
 from igpt_jax.baselines.logistic import discretized_logistic
 from igpt_jax.baselines.network_config import NetworkConfig
 from igpt_jax.dtypes import resolve_dtype
@@ -135,7 +141,7 @@ def init_vae(config: VAEConfig, key: PRNGKey) -> Params:
     """Return the parameters."""
     images = jnp.zeros((1, config.image_size, config.image_size, 3))
     noise = jnp.zeros((1, config.latent_dim))
-    return VAE(config).init(key, images, noise, example_labels(config))["params"]
+    return VAE(config).init(initial_key(key), images, noise, example_labels(config))["params"]
 
 
 def negative_bound(
