@@ -18,6 +18,7 @@ from igpt_jax.data.condition_images import SmallConfig
 def get_config() -> RunConfig:
     """The run."""
     colour = load_config_file(Path(__file__).with_name("cifar10_colour.py"))
+    assert isinstance(colour, RunConfig)
     return dataclasses.replace(
         colour, cond_image=SmallConfig(factor=2), tokenizer_path="runs/cifar10_colour"
     )

@@ -128,4 +128,5 @@ def _bound(
     labels: Int[Array, " b"] | None,
 ) -> Float[Array, " b"]:
     noise = jax.vmap(lambda key: jax.random.normal(key, (config.latent_dim,)))(keys)
-    return -sum(negative_bound(config, params, images, labels, noise))
+    pixels, divergence = negative_bound(config, params, images, labels, noise)
+    return -(pixels + divergence)

@@ -44,10 +44,11 @@ def baseline_task(config: BaselineConfig, directory: Path) -> Task:
 def gan_task(config: BaselineConfig, model: GANConfig, show: Any) -> Task:
     """Both players in one step; only the generator is averaged and measured."""
 
-    def loss(params: Params, batch: Batch, key: PRNGKey) -> tuple:
+    def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
+        assert key is not None
         return gan_loss(model, params, to_pixels(batch["image"]), asked_labels(model, batch), key)
 
-    def evaluate(params: Params, batch: Batch, _: None) -> tuple:
+    def evaluate(params: Params, batch: Batch, _: PRNGKey | None) -> tuple:
         """How far made pictures are from real ones of the same classes, by their thumbnails."""
         labels = asked_labels(model, batch)
         shape = (len(batch["image"]), model.latent_dim)
