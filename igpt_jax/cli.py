@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "encode": (encode, "train a tokenizer and write the tokens of a data set"),
         "evaluate": (
             evaluate,
-            "measure what a run reconstructs, draws and answers, or compare runs",
+            "measure what a run draws and answers, or compare runs",
         ),
         "probe": (probe, "measure how well a model's layers tell classes apart"),
         "import": (import_, "bring a published model into a directory that the others take"),
@@ -439,7 +439,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--lpips-linear", help="LPIPS' linear layers, if not in the same file")
     parser.add_argument(
         "--inception",
-        help=f"weights of FID's Inception, for rFID, generation, --compare: {weights}",
+        help=f"weights of FID's Inception, of drawn and decoded pictures: {weights}",
     )
     drawn = parser.add_argument_group("generation")
     drawn.add_argument(
