@@ -1,41 +1,19 @@
-"""The compiled sampler: prefill, then a scan of fixed length over a static key-value cache."""
+"""The compiled sampler: prefill, then loops of fixed length over a static key-value cache."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.errors import UserError
-from igpt_jax.models.attention import grow_kv_cache, init_kv_cache
-from igpt_jax.models.conditioning import Condition, Conditions, null_condition
-from igpt_jax.models.gpt import GPT, GPTConfig
-from igpt_jax.models.rar import RAR, RARConfig
+from igpt_jax.models.conditioning import Condition
+from igpt_jax.models.gpt import GPT
+from igpt_jax.models.rar import RAR
+from igpt_jax.sampling.drawing import SamplingParams, advance, begin, cache_sizes, lead_slots
 from igpt_jax.sampling.guidance import GuidanceSchedule, guidance_scales
-from igpt_jax.sampling.logits import draw, guide
-from igpt_jax.typing import Array, Bool, Float, Int, Key, Leaf, Params
-
-
-@flax.struct.dataclass
-class SamplingParams:
-    """How to draw, one value a row, so that one compiled program serves mixed requests.
-
-    Attributes:
-        temperature: float `[b]`; 0 takes the most probable token.
-        cfg_scale: float `[b]`, or `[b l]` for one a token; None switches guidance off statically
-            (no doubled batch).
-        top_k: int `[b]`, tokens to keep, 0 for all; None skips the filter statically.
-        top_p: float `[b]`, mass to keep, 1 for all; None skips the filter statically.
-    """
-
-    temperature: Leaf
-    cfg_scale: Leaf | None = None
-    top_k: Leaf | None = None
-    top_p: Leaf | None = None
+from igpt_jax.typing import Array, Bool, Int, Key, Params
 
 
 @dataclass(frozen=True)
@@ -152,78 +130,16 @@ def generate(
     Returns:
         Tokens by their cells: in raster order, and then of the caption.
     """
-    config, batch_size = model.config, keys.shape[0]
+    lead = lead_slots(model.config, condition)
     if prompt is None:
-        prompt = jnp.zeros((batch_size, 0), jnp.int32)
-    lead = _lead_slots(config, condition)
-    if order is None and lead != config.prefix_len:
-        order = jnp.tile(jnp.arange(config.seq_len), (batch_size, 1))
-    fed_prompt, cfg_scale = prompt, None if condition is None else sampling.cfg_scale
-    if cfg_scale is not None:
-        away = null_condition(condition, config.num_classes) if negative is None else negative
-        condition = jax.tree.map(lambda *halves: jnp.concatenate(halves), condition, away)
-        fed_prompt = jnp.tile(prompt, (2, 1))
-    variables, fed_order = {"params": params}, order
-    if order is not None and cfg_scale is not None:
-        fed_order = jnp.tile(order, (2, 1))
-
-    def cells(start: Array | int, length: int) -> dict[str, Any]:
-        """The order of some tokens and of the one after them, for models that take it."""
-        if fed_order is None:
-            return {}
-        return {"order": jax.lax.dynamic_slice_in_dim(fed_order, start, length + 1, axis=1)}
-
-    def choose(logits: Float[Array, "rows v"], position: Int[Array, ""]) -> Int[Array, " b"]:
-        if cfg_scale is not None:
-            scale = cfg_scale if cfg_scale.ndim == 1 else cfg_scale[:, position]
-            logits = guide(logits[:batch_size], logits[batch_size:], scale)
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, position)
-        tokens = draw(step_keys, logits, sampling.temperature, sampling.top_k, sampling.top_p)
-        if known is None:
-            return tokens
-        given, is_given = (array[:, position] for array in known)
-        return jnp.where(is_given, given, tokens)
-
-    def step(carry: tuple[Array, Any], position: Int[Array, ""]) -> tuple:
-        tokens, kv_cache = carry
-        fed = tokens if cfg_scale is None else jnp.tile(tokens, 2)
-        logits, kv_cache = model.apply(
-            variables, fed, kv_cache, method="decode_step", **cells(position - 1, 1)
-        )
-        tokens = choose(logits, position)
-        return (tokens, kv_cache), tokens
-
-    start, length = prompt.shape[1], config.seq_len if order is None else order.shape[1]
-    if start >= length:
-        raise UserError(f"prompt: expected fewer than the {length} tokens in all, got {start}")
-    # The cache grows in stages, so that early tokens do not read slots that are still empty.
-    capacities = [c for c in _capacities(lead + length - 1) if c >= lead + start]
-    empty = init_kv_cache(config, fed_prompt.shape[0], capacities[0])
-    filled: Any = model.apply(
-        variables, fed_prompt, condition, empty, method="prefill", **cells(0, start)
+        prompt = jnp.zeros((len(keys), 0), jnp.int32)
+    length, start = model.config.seq_len if order is None else order.shape[1], prompt.shape[1]
+    sizes = [size for size in cache_sizes(lead + length - 1) if size >= lead + start] or [0]
+    drawing = begin(
+        model, params, keys, condition, sampling, prompt, known, negative, order, sizes[0]
     )
-    logits, kv_cache = filled
-    tokens = choose(logits, jnp.int32(start))
-    drawn, position = [tokens[None]], start + 1
-    for capacity in capacities:
-        end = capacity - lead + 1
-        carry = (tokens, grow_kv_cache(kv_cache, capacity))
-        (tokens, kv_cache), part = jax.lax.scan(step, carry, jnp.arange(position, end))
-        drawn, position = [*drawn, part], end
-    sequence = jnp.concatenate([prompt, jnp.concatenate(drawn).T], axis=1)
-    if order is None:
-        return sequence
-    return jnp.take_along_axis(sequence, jnp.argsort(order, axis=1), axis=1)
-
-
-def _lead_slots(config: GPTConfig | RARConfig, condition: Condition) -> int:
-    """Slots before the first cell that is drawn or known."""
-    if isinstance(condition, Conditions) and condition.caption is not None:
-        return config.prefix_len + condition.caption.tokens.shape[1]
-    return config.prefix_len
-
-
-def _capacities(num_slots: int) -> list[int]:
-    """Sizes of the cache, one a stage: at most eight, none shorter than 128 slots."""
-    stage = max(128, math.ceil(num_slots / 8))
-    return [*range(stage, num_slots, stage), num_slots]
+    position = start + 1
+    for size in sizes:
+        end = size - lead + 1
+        drawing, position = advance(model, params, drawing, position, end, size), end
+    return drawing.by_cell

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from igpt_jax.errors import UserError
 from igpt_jax.models.attention import init_kv_cache
 from igpt_jax.models.var import VAR, VARConfig
+from igpt_jax.sampling.drawing import SamplingParams
 from igpt_jax.sampling.logits import draw, guide
-from igpt_jax.sampling.sampler import SamplingParams
 from igpt_jax.scales import scale_bounds
 from igpt_jax.tokenizers.multiscale_vq import MultiscaleVQ, MultiscaleVQConfig
 from igpt_jax.typing import Array, Float, Int, Key, Params
