@@ -140,7 +140,7 @@ class Model:
         Raises:
             UserError: a label, picture or setting that the model cannot take.
         """
-        asked = self._asked(
+        asked = self.read_request(
             num_images,
             labels=labels,
             text=text,
@@ -161,7 +161,7 @@ class Model:
         for name, value in {"image_size": image_size, "best_of": best_of}.items():
             check_count(name, value)
         check_seed(seed)
-        known = self._known(images, asked.count, mask, keep, vary, seed)
+        known = self.read_known(images, asked.count, mask, keep, vary, seed)
         drawn = self.sample_tokens(
             asked.condition, asked.count, asked.sampling, seed, known, asked.negative, best_of
         )
@@ -202,7 +202,7 @@ class Model:
         if not isinstance(gpt, GPT) or self.num_frames == 1:
             raise UserError("extend: expected a model of videos, got one of pictures")
         check_seed(seed)
-        request = self._asked(len(frames), **asked)
+        request = self.read_request(len(frames), **asked)
         window = window_of(self.tokenizer, gpt.config)
         overlap = window.checked(frames, num_frames, overlap)
         keys = image_keys(seed, np.arange(len(frames)))
@@ -242,7 +242,7 @@ class Model:
         check_seed(seed)
         tokens = self.encode(images)
         self._check_whole(tokens)
-        request = self._asked(len(tokens), is_for_caption=True, **asked).condition
+        request = self.read_request(len(tokens), is_for_caption=True, **asked).condition
         sampling = SamplingConfig(temperature=temperature, top_p=top_p)
         keys = image_keys(seed, np.arange(len(tokens)))
         return self.caption_tokenizer.decode(self._drawer.captions(tokens, request, keys, sampling))
@@ -339,7 +339,7 @@ class Model:
     ) -> Float[np.ndarray, " b"]:
         """The same of pictures that are encoded already; `asked` as in `log_likelihood`."""
         self._check_whole(tokens)
-        request = self._asked(len(tokens), **asked)
+        request = self.read_request(len(tokens), **asked)
         return self._drawer.score(tokens, request.condition)
 
     def features(self, images: ArrayLike, **asked: Any) -> Float[np.ndarray, "b layers_plus_1 d"]:
@@ -387,7 +387,7 @@ class Model:
             )
         return self.gpt
 
-    def _asked(
+    def read_request(
         self,
         num_images: int | None,
         *,
@@ -401,8 +401,14 @@ class Model:
         negative_text: Any = None,
         is_for_caption: bool = False,
         **sampling: Any,
-    ) -> "_Asked":
-        """Reads a request; what it says of drawing replaces the config's."""
+    ) -> "AskedPictures":
+        """Reads what is asked of pictures, as in `sample`, without drawing them.
+
+        What it says of drawing replaces the config's.
+
+        Raises:
+            UserError: the model cannot take it.
+        """
         changes = {name: value for name, value in sampling.items() if value is not None}
         unknown = set(changes) - {field.name for field in dataclasses.fields(SamplingConfig)}
         if unknown:
@@ -434,9 +440,9 @@ class Model:
             negative = reader.read(away, count)
         elif request.is_of_picture_alone and how.cfg_scale != 1:
             negative = without_picture(condition)
-        return _Asked(count, condition, negative, how, made)
+        return AskedPictures(count, condition, negative, how, made)
 
-    def _known(
+    def read_known(
         self,
         images: ArrayLike | None,
         count: int,
@@ -445,7 +451,11 @@ class Model:
         vary: float | None,
         seed: int,
     ) -> Known | None:
-        """Tokens of what is given, and which of them are kept."""
+        """Tokens of the pictures that `sample` completes, and which of them are kept.
+
+        Raises:
+            UserError: the model cannot complete them, or a part that is no part.
+        """
         part = one_part(images is not None, mask=mask, keep=keep, vary=vary)
         if images is None:
             return None
@@ -485,7 +495,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class AskedPictures:
     """A request that was read.
 
     Attributes:

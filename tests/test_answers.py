@@ -92,9 +92,9 @@ def test_guidance_leads_from_no_picture_where_a_picture_is_all_that_is_asked(ask
 
 def test_variations_keep_the_other_tokens(asked, cards):
     tokens = asked.encode(cards)
-    _, kept = asked._known(cards, 4, None, None, 0.25, seed=2)
+    _, kept = asked.read_known(cards, 4, None, None, 0.25, seed=2)
     assert (~kept).sum(axis=1).tolist() == [4] * 4  # a quarter of 16
-    condition = asked._asked(4).condition
+    condition = asked.read_request(4).condition
     drawn = asked.sample_tokens(condition, 4, SamplingConfig(), 2, (tokens, kept))
     np.testing.assert_array_equal(drawn[kept], tokens[kept])
     many = asked.sample(images=cards[:1], vary=0.5, num_images=3)
@@ -160,9 +160,9 @@ def test_first_frames_keep_their_tokens_exactly(video):
     drawn = video.sample(labels=[3, 17], seed=0)
     assert drawn.shape == (2, 4, 32, 32, 3)
     first = video.encode(drawn[:, 0])
-    known = video._known(drawn[:, :1], 2, None, None, None, 0)
+    known = video.read_known(drawn[:, :1], 2, None, None, None, 0)
     assert known[1].sum(axis=1).tolist() == [16, 16]
-    after = video.sample_tokens(video._asked(2).condition, 2, SamplingConfig(), 0, known)
+    after = video.sample_tokens(video.read_request(2).condition, 2, SamplingConfig(), 0, known)
     np.testing.assert_array_equal(after[:, :16], first)
 
 

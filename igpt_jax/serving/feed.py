@@ -1,0 +1,122 @@
+"""News of jobs, from the threads that draw to the connections that wait for them."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class News:
+    """What became of a job since somebody last looked.
+
+    Attributes:
+        tokens: drawn, of `total`; None where it is not known.
+        total: tokens of all its pictures.
+        previews: the newest of each picture, uint8 [h w 3], by its index.
+        has_ended: whether nothing more comes.
+    """
+
+    tokens: int | None = None
+    total: int = 0
+    previews: dict[int, Any] = field(default_factory=dict)
+    has_ended: bool = False
+
+
+class Watcher:
+    """One connection that waits for news of a job; what it misses is merged into the newest."""
+
+    def __init__(self, feed: "Feed", job: str) -> None:
+        self._feed, self._job = feed, job
+        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
+        self._news, self._lock = News(), threading.Lock()
+
+    async def next(self, seconds: float) -> News:
+        """News, or empty ones after some time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return News()
+        with self._lock:
+            self._changed.clear()
+            news, self._news = self._news, News(has_ended=self._news.has_ended)
+        return news
+
+    def close(self) -> None:
+        """Wants no more."""
+        self._feed.forget(self._job, self)
+
+    def tell(
+        self, tokens: int | None, total: int, previews: Mapping[int, Any], has_ended: bool
+    ) -> None:
+        """Adds news, from any thread."""
+        with self._lock:
+            if tokens is not None:
+                self._news.tokens, self._news.total = tokens, total
+            self._news.previews.update(previews)
+            self._news.has_ended |= has_ended
+        try:
+            self._loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:  # the server's loop is closed already
+            return
+
+
+class Feed:
+    """Who watches which job."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._lock, self._is_closed = threading.Lock(), False
+
+    def watch(self, job: str) -> Watcher:
+        """A new watcher; to be called where its event loop runs."""
+        watcher = Watcher(self, job)
+        with self._lock:
+            self._watchers.setdefault(job, set()).add(watcher)
+            is_closed = self._is_closed
+        if is_closed:
+            watcher.tell(None, 0, {}, True)
+        return watcher
+
+    def forget(self, job: str, watcher: Watcher) -> None:
+        """Drops a watcher."""
+        with self._lock:
+            left = self._watchers.get(job, set())
+            left.discard(watcher)
+            if not left:
+                self._watchers.pop(job, None)
+
+    def is_watched(self, job: str) -> bool:
+        """Whether somebody waits for news of a job."""
+        return job in self._watchers
+
+    @property
+    def num_watchers(self) -> int:
+        """How many wait."""
+        with self._lock:
+            return sum(map(len, self._watchers.values()))
+
+    def tell(
+        self,
+        job: str,
+        *,
+        tokens: int | None = None,
+        total: int = 0,
+        previews: Mapping[int, Any] | None = None,
+        has_ended: bool = False,
+    ) -> None:
+        """Tells all who watch a job; from any thread."""
+        with self._lock:
+            watchers = list(self._watchers.get(job, ()))
+        for watcher in watchers:
+            watcher.tell(tokens, total, previews or {}, has_ended)
+
+    def close(self) -> None:
+        """Ends all watching: the server stops."""
+        with self._lock:
+            self._is_closed = True
+            watchers = [one for some in self._watchers.values() for one in some]
+        for watcher in watchers:
+            watcher.tell(None, 0, {}, True)
