@@ -1,5 +1,7 @@
 """What `igpt serve` and `igpt serve-keys` do."""
 
+import contextlib
+import socket
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -88,13 +90,10 @@ def serve(
         h11_max_incomplete_event_size=_MAX_HEADERS,
         limit_concurrency=_MAX_CONNECTIONS,
     )
-    server = _Server(config, service)
-    try:
-        server.run()
-    except KeyboardInterrupt:  # uvicorn raises it again when all is done
-        pass
-    if not server.started:
-        raise UserError(f"--port: expected a free one, got {port}, or the server could not start")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(_listen(host, port, family)) as listening:
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is done
+            _Server(config, service).run(sockets=[listening])
     return {}
 
 
@@ -128,6 +127,15 @@ def keys(
         opened.close()
 
 
+def _listen(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(
+            f"--host, --port: expected an address that is free, got {host} {port}: {error.strerror}"
+        ) from None
+
+
 class _Server(uvicorn.Server):
     """Tells where it listens, and ends what follows jobs before it waits for connections."""
 
@@ -138,11 +146,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         """Begins to listen."""
         await super().startup(sockets)
-        for listening in self.servers:
-            for socket in listening.sockets:
-                host, port = socket.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                print(f"serving at http://{shown}:{port}/", flush=True)
+        for listening in sockets or []:
+            host, port = listening.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"serving at http://{shown}:{port}/", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins to stop."""

@@ -105,7 +105,7 @@ class Keyring:
     def all(self) -> list[ApiKey]:
         """Every key, the oldest first."""
         with self.database.reading() as connection:
-            rows = connection.execute(select(keys).order_by(keys.c.created))
+            rows = connection.execute(select(keys).order_by(keys.c.created, keys.c.name))
             return [_key(row) for row in rows]
 
 
