@@ -84,7 +84,8 @@ def _told(value: Any) -> str:
 
 def _silence_libraries() -> None:
     """Leaves the terminal to this program: libraries' errors come back as exceptions anyway."""
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    for name in ("jax", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("absl", "asyncio"):  # what Orbax logs through
         logging.getLogger(name).setLevel(logging.CRITICAL)
     outer = sys.unraisablehook

@@ -73,6 +73,8 @@ def home(tiny_run, asked_run, video_run, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python(page, home, monkeypatch):
+    if page.name == "serving.md":
+        pytest.skip("tests/serving runs it, with a server")
     monkeypatch.chdir(home)
     names = {}
     if page.name == "published.md":
@@ -131,16 +133,24 @@ def test_command(line, home, tmp_path, monkeypatch, capsys):
         case ["python", script, *arguments]:
             assert (REPOSITORY / script).is_file()
             runs_well([script.removesuffix(".py"), *arguments], home, monkeypatch, capsys)
+        case ["curl", *_]:
+            assert page_of(line) == "serving.md"  # tests/serving asks a server all of them
         case ["igpt", *arguments]:
             runs_well(arguments, home, monkeypatch, capsys)
         case _:
             pytest.fail(f"not known how to check: {line}")
 
 
+def page_of(line):
+    return next(page.name for page in PAGES if line in page.read_text())
+
+
 def runs_well(arguments, home, monkeypatch, capsys):
     """Runs a command of the package, up to what takes long or is not here."""
     stops_at(monkeypatch, "igpt_jax.run", "run")
     stops_at(monkeypatch, "igpt_jax.interop.importing", "import_part")
+    stops_at(monkeypatch, "igpt_jax.serving.commands", "serve")
+    stops_at(monkeypatch, "igpt_jax.serving.commands", "keys")
     is_here = any((home / word).is_dir() and "runs/" in word for word in arguments)
     if not is_here:
         stops_at(monkeypatch, "igpt_jax.stored", "load")

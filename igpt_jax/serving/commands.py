@@ -91,9 +91,10 @@ def serve(
         limit_concurrency=_MAX_CONNECTIONS,
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with contextlib.closing(_listen(host, port, family)) as listening:
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is done
-            _Server(config, service).run(sockets=[listening])
+    listening = _listen(host, port, family)
+    # uvicorn raises it again when all is done.
+    with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):
+        _Server(config, service).run(sockets=[listening])
     return {}
 
 

@@ -1,6 +1,8 @@
 """A server of a painter without a model, in this process."""
 
+import contextlib
 import os
+import threading
 import time
 import uuid
 
@@ -61,3 +63,23 @@ def until(is_so, seconds=10.0):
     while not is_so():
         assert time.monotonic() < end, "it takes too long"
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def live(service):
+    """The URL of a server that listens, in a thread."""
+    import uvicorn
+
+    from igpt_jax.serving.server import create_app
+
+    config = uvicorn.Config(create_app(service), host="127.0.0.1", port=0, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started and service.state == "ready")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        service.drain()
+        server.should_exit = True
+        thread.join(20)

@@ -442,4 +442,6 @@ def test_files_that_cannot_be_written(url):
 def test_the_number_of_a_job_counts_up(store, database):
     names = [accept(store).id for _ in range(3)]
     with database.reading() as connection:
-        assert connection.execute(select(jobs.c.id).order_by(jobs.c.number)).scalars().all() == names
+        assert (
+            connection.execute(select(jobs.c.id).order_by(jobs.c.number)).scalars().all() == names
+        )

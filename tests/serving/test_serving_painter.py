@@ -1,0 +1,196 @@
+"""Batches of trained models in segments, against the model's own sampling."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import igpt_jax
+from igpt_jax.errors import UserError
+from igpt_jax.serving.asks import Ask
+from igpt_jax.serving.models import ServedPainter, served_model
+from igpt_jax.serving.painter import UNKNOWN, ModelPainter
+
+pytestmark = [
+    pytest.mark.xdist_group("serving"),
+    pytest.mark.filterwarnings("ignore:Sharding info not provided"),
+]
+
+
+@pytest.fixture(scope="module")
+def cards(tiny_run):
+    return igpt_jax.load(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def asked(asked_run):
+    return igpt_jax.load(asked_run)
+
+
+@pytest.fixture(scope="module")
+def painter(cards):
+    return ModelPainter(cards, (4,), 4)
+
+
+@pytest.fixture(scope="module")
+def text_painter(asked):
+    return ModelPainter(asked, (4,), 3)
+
+
+def draw(painter, asks, index=1):
+    for ask in asks:
+        painter.check(ask)
+    batch = painter.begin([(painter.read(ask), index) for ask in asks])
+    for end in painter.ends:
+        batch = painter.advance(batch, end)
+    return painter.finish(batch)
+
+
+def sampled(model, ask, index=1, **more):
+    rows = [ask.label] * (index + 1) if ask.label is not None else None
+    return model.sample(
+        rows,
+        text=ask.prompt,
+        negative_text=ask.negative_prompt,
+        negative_labels=ask.negative_label,
+        num_images=index + 1,
+        seed=ask.seed,
+        temperature=ask.temperature,
+        cfg_scale=ask.cfg_scale,
+        top_k=ask.top_k,
+        top_p=ask.top_p,
+        images=None if ask.image is None else ask.image[None],
+        mask=ask.mask,
+        keep=ask.keep,
+        vary=ask.vary,
+    )[index]
+
+
+def test_mixed_settings_in_one_batch_draw_what_each_draws_alone(cards, painter):
+    asks = [
+        Ask(label=7, seed=3),
+        Ask(label=42, seed=2**31 + 5, cfg_scale=2.0, top_k=5, negative_label=8),
+        Ask(seed=1, temperature=0.5, top_p=0.7),
+    ]
+    drawn = draw(painter, asks)
+    assert drawn.shape == (4, 32, 32, 3)
+    for image, ask in zip(drawn, asks, strict=False):
+        np.testing.assert_array_equal(image, sampled(cards, ask))
+
+
+def test_parts_of_pictures_beside_whole_ones(cards, painter):
+    card = cards.sample([5], seed=1)[0]
+    mask = np.zeros((32, 32), bool)
+    mask[8:16, 8:32] = True
+    asks = [
+        Ask(label=7, seed=3, image=card, mask=mask),
+        Ask(label=7, seed=3, image=card, keep=0.5),
+        Ask(label=7, seed=3, image=card, vary=0.3),
+        Ask(label=7, seed=3),
+    ]
+    drawn = draw(painter, asks, index=0)
+    for image, ask in zip(drawn, asks, strict=True):
+        np.testing.assert_array_equal(image, sampled(cards, ask, 0))
+    assert len(np.unique(drawn.reshape(4, -1), axis=0)) == 4
+
+
+def test_texts_and_parts_of_a_model_of_any_order(asked, text_painter):
+    card, mask = asked.sample(seed=1)[0], np.zeros((32, 32), bool)
+    mask[:16] = True
+    asks = [
+        Ask(prompt="扑克牌：红桃", seed=4),
+        Ask(prompt="a red card of hearts", seed=5, cfg_scale=1.5, negative_prompt="a blue card"),
+        Ask(seed=6, image=card, mask=mask),
+        Ask(prompt="a card", seed=7, cfg_scale=3.0, image=card, keep=0.25),
+    ]
+    drawn = draw(text_painter, asks, index=0)
+    for image, ask in zip(drawn, asks, strict=True):
+        np.testing.assert_array_equal(image, sampled(asked, ask, 0))
+
+
+def test_pictures_grow(cards, painter):
+    assert painter.ends == (4, 8, 12, 16)
+    batch, shares = painter.begin([(painter.read(Ask(label=1, seed=2)), 0)]), []
+    for end in painter.ends[:-1]:
+        batch = painter.advance(batch, end)
+        grey = (painter.preview(batch)[0] == UNKNOWN).all(axis=-1)
+        cells = grey.reshape(4, 8, 4, 8).all(axis=(1, 3))
+        np.testing.assert_array_equal(~cells.reshape(-1), np.arange(16) < end)
+        shares.append(grey.mean())
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_part_of_any_order_grows_from_what_is_known(asked, text_painter):
+    card, mask = asked.sample(seed=1)[0], np.zeros((32, 32), bool)
+    mask[:8] = True
+    read = text_painter.read(Ask(seed=6, image=card, mask=mask))
+    batch = text_painter.advance(text_painter.begin([(read, 0)]), 12)
+    grey = (text_painter.preview(batch)[0] == UNKNOWN).all(axis=-1)
+    assert grey[:8].all()
+    assert not grey.reshape(4, 8, 4, 8).all(axis=(1, 3))[1:].any()
+
+
+def test_classify_is_the_likelihood_of_each_class(cards, painter):
+    card, found = cards.sample([5], seed=1), []
+
+    def classify():
+        found.append((yield from painter.classify(card[0])))
+
+    assert len(list(classify())) == 26  # parts of four of the 101 classes
+    some = np.array([0, 5, 99, 100])
+    expected = cards.log_likelihood(np.repeat(card, 4, axis=0), some)
+    np.testing.assert_allclose(found[0][some], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ask", "problem"),
+    [
+        (Ask(label=101), "labels: expected classes 0 to 100"),
+        (Ask(prompt="a card"), "text: expected none"),
+        (Ask(top_p=2.0), "top_p: expected a share"),
+        (Ask(negative_label=3), "negative condition: expected guidance"),
+        (Ask(negative_label=300, cfg_scale=2.0), "labels: expected classes 0 to 100"),
+        (Ask(attributes={"suit": "hearts"}), "attributes: expected none"),
+        (Ask(keep=0.5), "keep: expected images"),
+    ],
+)
+def test_what_the_model_cannot_take_is_refused_before_it_waits(painter, ask, problem):
+    with pytest.raises(UserError, match=problem):
+        painter.check(ask)
+
+
+def test_long_texts_are_refused_before_they_wait(text_painter):
+    with pytest.raises(UserError, match="text: expected at most 48 tokens"):
+        text_painter.check(Ask(prompt="x1" * 200))
+
+
+def test_what_can_be_asked_of_a_model(cards, asked):
+    told = served_model("cards", cards, (2,)).info
+    assert (told.image_size, told.num_tokens, told.num_classes) == (32, 16, 101)
+    assert (told.takes_text, told.is_guidable, told.completes) == (False, True, True)
+    assert told.defaults == {"temperature": 1.0, "cfg_scale": 1.0, "top_k": 0, "top_p": 1.0}
+    served = served_model("asked", asked, (2,))
+    assert (served.info.takes_text, served.info.num_classes) == (True, 0)
+    assert isinstance(served.painter, ServedPainter)
+
+
+def test_models_that_are_not_served(cards, video_run):
+    with pytest.raises(UserError, match="got a tokenizer alone"):
+        ModelPainter(dataclasses.replace(cards, gpt=None))
+    with pytest.raises(UserError, match="got one of videos"):
+        ModelPainter(igpt_jax.load(video_run))
+    with pytest.raises(UserError, match="batches of at least 1"):
+        ModelPainter(cards, (0, 4))
+
+
+@pytest.mark.slow
+def test_warming_makes_every_program(cards):
+    painter = ModelPainter(cards, (1, 3), 2)
+    assert painter.warm() == 2 * 4
+    from igpt_jax.serving.painter import _advance, _begin
+
+    before = _begin._cache_size(), _advance._cache_size()
+    draw(painter, [Ask(label=1, cfg_scale=2.0, top_k=3), Ask(label=2)])
+    draw(painter, [Ask(label=1)])
+    draw(painter, [Ask(label=1, temperature=0.0, top_p=0.9)] * 3)
+    assert (_begin._cache_size(), _advance._cache_size()) == before
