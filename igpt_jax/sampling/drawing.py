@@ -4,6 +4,7 @@ A server draws a batch in segments, so that between two of them it can show what
 off what nobody waits for, and answer others.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -115,7 +116,7 @@ def begin(
         raise UserError(f"prompt: expected fewer than the {length} tokens in all, got {start}")
     fed_prompt = prompt
     if condition is None:
-        sampling = sampling.replace(cfg_scale=None)
+        sampling = dataclasses.replace(sampling, cfg_scale=None)
     if sampling.cfg_scale is not None:
         away = null_condition(condition, config.num_classes) if negative is None else negative
         condition = jax.tree.map(lambda *halves: jnp.concatenate(halves), condition, away)
@@ -133,8 +134,11 @@ def begin(
     )
     logits, kv_cache = filled
     chosen = _choose(drawing, logits, jnp.int32(start))
-    return drawing.replace(
-        tokens=tokens.at[:, start].set(chosen), position=jnp.int32(start + 1), kv_cache=kv_cache
+    return dataclasses.replace(
+        drawing,
+        tokens=tokens.at[:, start].set(chosen),
+        position=jnp.int32(start + 1),
+        kv_cache=kv_cache,
     )
 
 
@@ -175,7 +179,9 @@ def advance(
 
     grown = grow_kv_cache(drawing.kv_cache, num_slots)
     tokens, kv_cache = jax.lax.fori_loop(start, end, step, (drawing.tokens, grown))
-    return drawing.replace(tokens=tokens, position=jnp.asarray(end, jnp.int32), kv_cache=kv_cache)
+    return dataclasses.replace(
+        drawing, tokens=tokens, position=jnp.asarray(end, jnp.int32), kv_cache=kv_cache
+    )
 
 
 def _cells(drawing: Drawing, start: Array | int, length: int) -> dict[str, Any]:

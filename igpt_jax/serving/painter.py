@@ -138,7 +138,6 @@ class ModelPainter:
 
     def read(self, ask: Ask) -> Read:
         """What a row needs of a job."""
-        away = {"negative_labels": ask.negative_label, "negative_text": ask.negative_prompt}
         asked = self.model.read_request(
             1,
             labels=ask.label,
@@ -148,7 +147,8 @@ class ModelPainter:
             cfg_scale=ask.cfg_scale,
             top_k=ask.top_k,
             top_p=ask.top_p,
-            **{name: value for name, value in away.items() if value is not None},
+            negative_labels=ask.negative_label,
+            negative_text=ask.negative_prompt,
         )
         negative = asked.negative
         if negative is None:

@@ -172,7 +172,8 @@ class Service:
         except FileNotFoundError:
             raise UserError("picture: expected what it was made from, found it gone") from None
         seed = random_seed() if seed is None else seed
-        ask = Ask(**{**job.settings, "seed": seed}, **inputs)
+        asked: dict[str, Any] = {**job.settings, **inputs, "seed": seed}
+        ask = Ask(**asked)
         return self.accept(client, self.model(job.model), ask, 1, None)[0]
 
     def cancel(self, client: str, job: Job) -> bool:

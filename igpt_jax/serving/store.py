@@ -5,6 +5,7 @@ dies are claimed again when their leases end, and whoever was slower cannot fini
 counts only from the owner and attempt that the row names.
 """
 
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,17 +206,19 @@ class Store:
             .with_for_update(skip_locked=True, of=jobs)  # SQLite has one writer at a time anyway
         )
         with self.database.writing() as connection:
-            found, room = [], max_pictures
+            found: list[Job] = []
+            room = max_pictures
             for row in connection.execute(wanted).all():
-                if found and row.count > room:
+                job = Job(**row._asdict())
+                if found and job.count > room:
                     break
-                found.append(row)
-                room -= row.count
+                found.append(job)
+                room -= job.count
             if not found:
                 return []
             connection.execute(
                 update(jobs)
-                .where(jobs.c.id.in_([row.id for row in found]))
+                .where(jobs.c.id.in_([job.id for job in found]))
                 .values(
                     state="running",
                     owner=owner,
@@ -224,8 +227,10 @@ class Store:
                     tokens=0,
                 )
             )
-        changed = {"state": "running", "tokens": 0}
-        return [Job(**{**row._asdict(), **changed, "attempt": row.attempt + 1}) for row in found]
+        return [
+            dataclasses.replace(job, state="running", tokens=0, attempt=job.attempt + 1)
+            for job in found
+        ]
 
     def renew(self, owner: str, tokens: Mapping[str, int], lease: float) -> set[str]:
         """Keeps jobs for longer, and says how far they are.

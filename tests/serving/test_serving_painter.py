@@ -1,6 +1,7 @@
 """Batches of trained models in segments, against the model's own sampling."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -66,6 +67,11 @@ def sampled(model, ask, index=1, **more):
     )[index]
 
 
+def assert_same(image, expected):
+    """Equal but for the last rounding to bytes, since batches of other shapes are decoded."""
+    assert np.abs(image.astype(int) - expected).max() <= 1
+
+
 def test_mixed_settings_in_one_batch_draw_what_each_draws_alone(cards, painter):
     asks = [
         Ask(label=7, seed=3),
@@ -75,7 +81,7 @@ def test_mixed_settings_in_one_batch_draw_what_each_draws_alone(cards, painter):
     drawn = draw(painter, asks)
     assert drawn.shape == (4, 32, 32, 3)
     for image, ask in zip(drawn, asks, strict=False):
-        np.testing.assert_array_equal(image, sampled(cards, ask))
+        assert_same(image, sampled(cards, ask))
 
 
 def test_parts_of_pictures_beside_whole_ones(cards, painter):
@@ -90,8 +96,9 @@ def test_parts_of_pictures_beside_whole_ones(cards, painter):
     ]
     drawn = draw(painter, asks, index=0)
     for image, ask in zip(drawn, asks, strict=True):
-        np.testing.assert_array_equal(image, sampled(cards, ask, 0))
-    assert len(np.unique(drawn.reshape(4, -1), axis=0)) == 4
+        assert_same(image, sampled(cards, ask, 0))
+    for i, j in itertools.combinations(range(4), 2):  # what is not asked alike is told apart
+        assert np.abs(drawn[i].astype(int) - drawn[j]).max() > 10
 
 
 def test_texts_and_parts_of_a_model_of_any_order(asked, text_painter):
@@ -105,7 +112,7 @@ def test_texts_and_parts_of_a_model_of_any_order(asked, text_painter):
     ]
     drawn = draw(text_painter, asks, index=0)
     for image, ask in zip(drawn, asks, strict=True):
-        np.testing.assert_array_equal(image, sampled(asked, ask, 0))
+        assert_same(image, sampled(asked, ask, 0))
 
 
 def test_pictures_grow(cards, painter):
