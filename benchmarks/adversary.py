@@ -16,9 +16,9 @@ import numpy as np
 from quantizers import BATCH_SIZE, config
 
 from igpt_jax.config import RunConfig
-from igpt_jax.evaluate import evaluate, pictures
 from igpt_jax.evaluation.spectrum import high_frequency_energy, radial_power_spectrum
 from igpt_jax.grid import image_grid, save_png
+from igpt_jax.measuring.tokenizer import evaluate, pictures
 from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.run import run
 from igpt_jax.stored import load_tokenizer

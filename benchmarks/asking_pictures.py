@@ -15,9 +15,9 @@ from igpt_jax.config import RunConfig
 from igpt_jax.data.cards import CardsConfig, CardSource
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.video_files import contact_sheet
-from igpt_jax.evaluate_answers import prepared
 from igpt_jax.evaluation.completion import hidden_mask, number_box
 from igpt_jax.grid import image_grid, save_png
+from igpt_jax.measuring.answers import prepared
 from igpt_jax.model import Model
 from igpt_jax.serialization import from_dict
 from igpt_jax.stored import GPT_CHECKPOINTS

@@ -17,7 +17,7 @@ import jax
 from igpt_jax.config import RunConfig
 from igpt_jax.data.folders import FolderConfig
 from igpt_jax.data.transforms import TransformConfig
-from igpt_jax.evaluate import evaluate
+from igpt_jax.measuring.tokenizer import evaluate
 from igpt_jax.run import run
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.losses import AutoencoderLossConfig

@@ -359,7 +359,7 @@ class Model:
         if not isinstance(gpt, GPT):
             raise UserError(f"features: expected a model with a GPT, got {type(gpt).__name__}")
         self._check_whole(tokens)
-        condition = self._asked(len(tokens), **asked).condition
+        condition = self.read_request(len(tokens), **asked).condition
         size = min(self.batch_size, len(tokens))
         look = partial(layer_features, gpt, self.params)
         return in_parts(look, size, jnp.asarray(tokens[:, :-1]), condition)

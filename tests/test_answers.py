@@ -14,8 +14,8 @@ from igpt_jax.data.condition_images import make_condition_image
 from igpt_jax.data.known_signal import known_signal_psnr
 from igpt_jax.data.sources import open_source
 from igpt_jax.errors import UserError
-from igpt_jax.evaluate_answers import evaluate_answers
 from igpt_jax.grid import save_png
+from igpt_jax.measuring.answers import evaluate_answers
 from igpt_jax.sampling.sampler import SamplingConfig
 from igpt_jax.serialization import from_dict
 

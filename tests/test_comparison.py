@@ -17,14 +17,14 @@ from PIL import Image
 
 import igpt_jax
 from igpt_jax.cli import main
-from igpt_jax.compared_run import read_stage
-from igpt_jax.compared_sets import INCEPTION, PictureSet, compare_sets, condition_measures
-from igpt_jax.comparison import compare
-from igpt_jax.comparison_page import page
 from igpt_jax.data.cards import CardSource
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.energy_distance import energy_distance, thumbnails
 from igpt_jax.evaluation.random_features import random_feature_params, random_features
+from igpt_jax.measuring.compared_run import read_stage
+from igpt_jax.measuring.compared_sets import INCEPTION, PictureSet, compare_sets, condition_measures
+from igpt_jax.measuring.comparison import compare
+from igpt_jax.measuring.comparison_page import page
 from igpt_jax.stored import load
 from igpt_jax.testing import tiny_config
 

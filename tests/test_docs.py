@@ -154,11 +154,11 @@ def runs_well(arguments, home, monkeypatch, capsys):
     is_here = any((home / word).is_dir() and "runs/" in word for word in arguments)
     if not is_here:
         stops_at(monkeypatch, "igpt_jax.stored", "load")
-        stops_at(monkeypatch, "igpt_jax.evaluate", "evaluate")
-        stops_at(monkeypatch, "igpt_jax.evaluate_answers", "evaluate_answers")
-        stops_at(monkeypatch, "igpt_jax.probe", "probe")
-        stops_at(monkeypatch, "igpt_jax.probe", "predict")
-        stops_at(monkeypatch, "igpt_jax.evaluate_generation", "evaluate_generation")
+        stops_at(monkeypatch, "igpt_jax.measuring.tokenizer", "evaluate")
+        stops_at(monkeypatch, "igpt_jax.measuring.answers", "evaluate_answers")
+        stops_at(monkeypatch, "igpt_jax.measuring.probe", "probe")
+        stops_at(monkeypatch, "igpt_jax.measuring.probe", "predict")
+        stops_at(monkeypatch, "igpt_jax.measuring.generation", "evaluate_generation")
     if not is_here or "--push" in arguments:
         stops_at(monkeypatch, "igpt_jax.interop.exporting", "export")
     if "--to" in arguments and (home / arguments[arguments.index("--to") + 1]).is_dir():

@@ -16,10 +16,10 @@ from igpt_jax.cli import main
 from igpt_jax.data.cards import CardSource
 from igpt_jax.data.transforms import transform
 from igpt_jax.errors import UserError
-from igpt_jax.evaluate_generation import evaluate_generation
 from igpt_jax.evaluation.extractors import GPTExtractor, TokenizerExtractor
 from igpt_jax.evaluation.references import read_reference
-from igpt_jax.report import write_report
+from igpt_jax.measuring.generation import evaluate_generation
+from igpt_jax.measuring.report import write_report
 from igpt_jax.testing import tiny_config
 from igpt_jax.tokenizers.palette import Palette, PaletteConfig
 from igpt_jax.training.metrics import read_metrics

@@ -12,7 +12,7 @@ import igpt_jax
 from igpt_jax.cli import main
 from igpt_jax.data.images import decode_image
 from igpt_jax.errors import UserError
-from igpt_jax.probe import probe
+from igpt_jax.measuring.probe import probe
 
 pytestmark = pytest.mark.xdist_group("tiny_run")
 COLOURS = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40)}

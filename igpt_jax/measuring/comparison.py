@@ -11,16 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from igpt_jax.compared_run import ComparedRun, check_same_data, open_run
-from igpt_jax.compared_sets import (
-    NEIGHBOURS,
-    PictureSet,
-    compare_sets,
-    condition_measures,
-    open_extractor,
-    picture_set,
-)
-from igpt_jax.comparison_page import write_page
 from igpt_jax.data.cards import CardsConfig
 from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.items import to_picture
@@ -28,6 +18,16 @@ from igpt_jax.data.pipeline import make_dataset
 from igpt_jax.data.sources import open_source
 from igpt_jax.errors import UserError
 from igpt_jax.jsonfile import write_json
+from igpt_jax.measuring.compared_run import ComparedRun, check_same_data, open_run
+from igpt_jax.measuring.compared_sets import (
+    NEIGHBOURS,
+    PictureSet,
+    compare_sets,
+    condition_measures,
+    open_extractor,
+    picture_set,
+)
+from igpt_jax.measuring.comparison_page import write_page
 from igpt_jax.serialization import to_dict
 from igpt_jax.typing import Int, UInt8
 

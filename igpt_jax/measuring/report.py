@@ -44,7 +44,7 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
     out = out or directory / "evaluation"
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}: expected the directory of a run, found none; train one")
-    source = files("igpt_jax").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    source = files("igpt_jax.measuring").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(source).render(**_content(directory, out))
     out.mkdir(parents=True, exist_ok=True)

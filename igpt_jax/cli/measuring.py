@@ -1,0 +1,138 @@
+"""`igpt evaluate` and `igpt probe`."""
+
+from pathlib import Path
+from typing import Any
+
+from igpt_jax.cli.arguments import Parser, integers
+from igpt_jax.errors import UserError
+
+
+def evaluate(argv: list[str]) -> dict[str, Any]:
+    """Measures a run and makes DIR/evaluation/report.html of all that was measured of it.
+
+    tokenizer: PSNR, SSIM, LPIPS, rFID, code usage. generation: FID and its kin, or the same of the
+    run's own features; nearest training pictures; likelihood. faithfulness: cards that show what
+    their captions ask for, and captions read off cards. completion: cards with half a number
+    hidden. retrieval: which of 20 captions makes a picture most probable. pairs: pictures made from
+    others. counting: videos of cards that count. report: the page alone. --compare: a GPT, a GAN
+    and a VAE on one page, instead.
+    """
+    parser = Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, metavar="DIR", nargs="?", help="a run")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs of the same data, such as a GPT, a GAN and a VAE: one page of all of them",
+    )
+    answers = ("faithfulness", "completion", "retrieval", "pairs", "counting")
+    measures = ("tokenizer", "generation", *answers, "report")
+    parser.add_argument("--measure", choices=measures, default="tokenizer")
+    parser.add_argument("--split", choices=("train", "validation"), default="validation")
+    parser.add_argument(
+        "--num-images", type=int, help="default: all; of what is drawn, the validation pictures"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--batch-size", type=int, default=64)
+    weights = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
+    parser.add_argument("--lpips", help=f"weights of VGG16, for LPIPS: {weights}")
+    parser.add_argument("--lpips-linear", help="LPIPS' linear layers, if not in the same file")
+    parser.add_argument(
+        "--inception",
+        help=f"weights of FID's Inception, of drawn and decoded pictures: {weights}",
+    )
+    drawn = parser.add_argument_group("generation")
+    drawn.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="statistics of real pictures, as TTUR, pytorch-fid or ADM publish them, or ours",
+    )
+    drawn.add_argument(
+        "--save-reference", type=Path, metavar="FILE.npz", help="where to keep those of the split"
+    )
+    drawn.add_argument(
+        "--features",
+        choices=("auto", "inception", "tokenizer", "tokenizer_grid", "gpt"),
+        default="auto",
+        help="what pictures are compared by: Inception where weights are given, else the run's own",
+    )
+    drawn.add_argument(
+        "--resize",
+        choices=("pytorch", "tensorflow"),
+        help="how pictures get to Inception's size; default: as the reference's, if it tells",
+    )
+    drawn.add_argument(
+        "--num-train", type=int, help="training pictures to look for copies among; default: all"
+    )
+    parser.add_argument("--out", type=Path, help="default: DIR/evaluation, or ./comparison")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = vars(parser.parse_args(argv))
+    args.pop("json")
+    directory, measure, seed = args.pop("directory"), args.pop("measure"), args.pop("seed")
+    compared = args.pop("compare")
+    if (directory is None) == (compared is None):
+        raise UserError("expected DIR, or --compare RUN RUN, and not both; see --help")
+    of_drawn = ("reference", "save_reference", "features", "resize", "num_train")
+    of_drawn = {name: args.pop(name) for name in of_drawn}
+    if measure != "generation" and set(of_drawn.values()) != {None, "auto"}:
+        raise UserError(
+            f"--measure {measure}: expected none of --reference, --save-reference, --features, "
+            "--resize and --num-train, which are of --measure generation; leave them out"
+        )
+    common = {name: args[name] for name in ("split", "num_images", "batch_size", "out")}
+    if compared is not None:
+        if measure != "tokenizer" or args["lpips"] or args["lpips_linear"]:
+            raise UserError("--compare: expected no --measure and no --lpips, got one; drop it")
+        from igpt_jax.measuring.comparison import compare
+
+        return compare(compared, seed=seed, inception=args["inception"], **common)
+    result: dict[str, Any] = {}
+    if measure == "tokenizer":
+        from igpt_jax.measuring.tokenizer import evaluate as evaluate_run
+
+        result = evaluate_run(directory, **args)
+    elif measure == "generation":
+        from igpt_jax.measuring.generation import evaluate_generation
+
+        inception = args["inception"]
+        result = evaluate_generation(
+            directory, seed=seed, inception=inception, **common, **of_drawn
+        )
+    elif measure != "report":
+        from igpt_jax.measuring.answers import evaluate_answers
+
+        result = evaluate_answers(directory, measure, seed=seed, **common)
+    from igpt_jax.measuring.report import write_report
+
+    return {**result, "report": str(write_report(directory, args["out"]))}
+
+
+def probe(argv: list[str]) -> dict[str, Any]:
+    """Measures how well the features of each layer of a GPT tell classes apart.
+
+    A linear probe for each layer, beside one of raw pixels and of random weights; nearest
+    neighbours and few shots with the best layer's features. Needs matplotlib. With --image it
+    names the classes of pictures instead, by the probe that an earlier call left.
+    """
+    parser = Parser(prog="igpt probe", description=probe.__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run, or an imported model")
+    parser.add_argument("--data", help="folder or zip of class folders; default: the run's own")
+    parser.add_argument(
+        "--validation-per-class", type=int, default=0, help="pictures of --data to set aside"
+    )
+    parser.add_argument("--num-train", type=int, help="default: all")
+    parser.add_argument("--num-validation", type=int, help="default: all")
+    parser.add_argument("--shots", type=integers, default=[], help="pictures a class, like 1,10")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--image", type=Path, action="append", help="a picture to recognise")
+    parser.add_argument("--out", type=Path, help="default: DIR/probe")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    args = vars(parser.parse_args(argv))
+    args.pop("json")
+    directory, files = args.pop("directory"), args.pop("image")
+    from igpt_jax.measuring.probe import predict
+    from igpt_jax.measuring.probe import probe as probe_model
+
+    return predict(directory, files) if files else probe_model(directory, **args)

@@ -1,0 +1,96 @@
+"""`train.py`, `igpt train` and `igpt encode`."""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from igpt_jax.cli.arguments import Parser
+from igpt_jax.errors import UserError
+
+
+def train(argv: list[str]) -> dict[str, Any]:
+    """Trains from a config file; goes on where an earlier run in the same directory stopped."""
+    config, workdir = _parse_run("train.py", train, argv)
+    from igpt_jax.baselines.config import BaselineConfig
+
+    if isinstance(config, BaselineConfig):
+        from igpt_jax.baselines.run import run_baseline
+
+        return run_baseline(config, workdir)
+    from igpt_jax.run import run
+
+    return run(config, workdir)
+
+
+def encode(argv: list[str]) -> dict[str, Any]:
+    """Writes the tokens of a config's data set, training its tokenizer first if need be."""
+    config, workdir = _parse_run("igpt encode", encode, argv)
+    from igpt_jax.config import RunConfig
+    from igpt_jax.run import encode as encode_run
+
+    if not isinstance(config, RunConfig):
+        raise UserError("expected a run with a tokenizer, got a GAN or VAE, which has no tokens")
+
+    return encode_run(config, workdir)
+
+
+def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Any, Path]:
+    """Reads CONFIG [--workdir DIR] [--any.field value]."""
+    parser = Parser(
+        prog=name,
+        description=command.__doc__,
+        epilog="Every field of the config can be set, e.g. --gpt_training.num_steps 100; "
+        f"`{name} CONFIG --help` lists them. Which kind of data, tokenizer, quantizer or adversary "
+        "a run has is said in the file.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument(
+        "config", help="a Python file with get_config() -> RunConfig, or BaselineConfig"
+    )
+    parser.add_argument("--workdir", type=Path, help="default: runs/NAME of the config file")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    wants_help = any(arg in ("-h", "--help") for arg in argv)
+    if wants_help:
+        parser.print_help()
+        if all(arg.startswith("-") for arg in argv):
+            raise SystemExit(0)
+    known, overrides = parser.parse_known_args(argv)
+    from igpt_jax.config import load_config_file
+
+    config = load_config_file(known.config)
+    config = _override(config, type(config), overrides)
+    return config, known.workdir or Path("runs") / Path(known.config).stem
+
+
+def _override(config: Any, kind: type, arguments: list[str]) -> Any:
+    """Sets fields of a config from `--any.field value`; an unknown one is one clear line."""
+    import tyro
+
+    if not arguments:
+        return config
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return tyro.cli(
+                kind,
+                default=config,
+                args=arguments,
+                prog="train.py",
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
+    except SystemExit as stop:
+        text = output.getvalue()
+        if stop.code in (0, None):
+            print(text)
+            raise
+        raise UserError(f"config: {_one_line(text)}") from None
+
+
+def _one_line(text: str) -> str:
+    """What tyro's box of several lines says, without colours, frame and rules."""
+    bare = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}|For full helptext.*", " ", text)
+    return " ".join(bare.split())
