@@ -7,6 +7,7 @@ _WORDS: Final = {
     "bits_per_dim": "bits a dimension, validation",
     "bits_per_image": "bits a picture",
     "card_accuracy": "cards that read as asked",
+    "class_agreement": "nearest real picture is of the class asked for",
     "codebook_usage": "share of codes used",
     "coverage": "coverage: real pictures with a drawn one near",
     "density": "density: real pictures that drawn ones lie near",
@@ -26,22 +27,33 @@ _WORDS: Final = {
     "num_held_out": "validation pictures",
     "num_images": "pictures",
     "num_train": "training pictures",
+    "parameters_kept": "parameters kept",
+    "parameters_trained": "parameters in training",
     "perplexity": "perplexity of codes",
+    "pixel_bits_per_dim": "bits a dimension of pixels, at most",
     "precision": "precision: drawn pictures that lie among real ones",
     "psnr": "PSNR of reconstructions, dB",
     "ratio": "ratio of the medians; far under 1 where training pictures are copied",
     "recall": "recall: real pictures that lie among drawn ones",
+    "reconstruction_frechet_distance": "Fréchet distance of reconstructions",
     "rfid": "rFID of reconstructions",
+    "sampling_seconds": "sampling time a picture",
     "sfid": "sFID of drawn pictures",
     "share_nearer": "share of drawn pictures nearer than all but 1 % of validation pictures",
+    "spatial_frechet_distance": "Fréchet distance of places",
     "ssim": "SSIM of reconstructions",
+    "token_bits_per_dim": "bits a dimension of tokens, exactly",
+    "training_pictures": "pictures seen in training",
+    "training_seconds": "training time",
     "usage": "share of codes used",
 }
 
 _LOWER: Final = {"gfid", "sfid", "kid", "rfid", "lpips", "frechet_distance", "kernel_distance",
-                 "nats_per_token", "nats_per_caption_token", "bits_per_dim"}  # fmt: skip
+                 "spatial_frechet_distance", "reconstruction_frechet_distance",
+                 "nats_per_token", "nats_per_caption_token", "bits_per_dim", "pixel_bits_per_dim",
+                 "training_seconds", "sampling_seconds"}  # fmt: skip
 _HIGHER: Final = {"inception_score", "precision", "recall", "density", "coverage", "psnr", "ssim",
-                  "gain", "card_accuracy", "accuracy"}  # fmt: skip
+                  "gain", "card_accuracy", "class_agreement", "accuracy"}  # fmt: skip
 
 
 def in_words(name: str) -> str:

@@ -19,12 +19,16 @@ import igpt_jax
 from igpt_jax.cli import main
 from igpt_jax.data.cards import CardSource
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation.class_agreement import class_agreement
 from igpt_jax.evaluation.energy_distance import energy_distance, thumbnails
-from igpt_jax.evaluation.random_features import random_feature_params, random_features
+from igpt_jax.evaluation.generation import FeatureSet
+from igpt_jax.evaluation.generation import compare as compare_sets
+from igpt_jax.evaluation.random_features import RandomExtractor
 from igpt_jax.measuring.compared_run import read_stage
-from igpt_jax.measuring.compared_sets import INCEPTION, PictureSet, compare_sets, condition_measures
 from igpt_jax.measuring.comparison import compare
-from igpt_jax.measuring.comparison_page import page
+from igpt_jax.measuring.comparison_page import content, measures
+from igpt_jax.measuring.page import render, written
+from igpt_jax.measuring.pictures import all_pictures, read_pictures
 from igpt_jax.stored import load
 from igpt_jax.testing import tiny_config
 
@@ -59,43 +63,76 @@ def compared(tiny_run, gan_run, vae_run, tmp_path_factory):
     return out, json.loads((out / "compare.json").read_text())
 
 
+def by_base(row):
+    """Numbers without the features that they are of."""
+    return {name.partition("[")[0]: value for name, value in measures(row).items()}
+
+
 def test_everything_is_measured_of_each(compared, tiny_run, vae_run):
     _, result = compared
     assert result["num_images"] == 16
-    assert "not FID" in result["features"]
     assert [row["kind"] for row in result["runs"]] == ["GPT", "GAN", "VAE"]
-    for row in [*result["runs"], result["reference"]]:
-        assert row["frechet_distance"] > 0
-        assert 0 <= row["precision"] <= 1
-        assert 0 <= row["recall"] <= 1
-        assert 0 <= row["coverage"] <= 1
+    perfect = by_base(result["perfect"])
+    assert perfect["card_accuracy"] == 1
+    assert perfect["coverage"] > 0.7
+    for row in map(by_base, result["runs"]):
+        assert row["frechet_distance"] > perfect["frechet_distance"] > 0
+        for name in ("precision", "recall", "coverage", "card_accuracy"):
+            assert 0 <= row[name] <= 1
         assert math.isfinite(row["kernel_distance"])
-        assert "fid" not in row
-    assert result["reference"]["card_accuracy"] == 1
-    assert result["reference"]["coverage"] > 0.7
-    for row in result["runs"]:
-        assert row["frechet_distance"] > result["reference"]["frechet_distance"]
-        assert 0 <= row["card_accuracy"] <= 1
-        assert row["seconds_a_picture"] > 0
+        assert row["sampling_seconds"] > 0
+        assert row["training_seconds"] > 0
         assert row["parameters_trained"] >= row["parameters_kept"] > 0
     gpt, gan, vae = result["runs"]
     assert set(gpt["training"]) == {"tokenizer", "gpt"}
     assert all(
         stage["pictures"] == 64 for row in (gpt, gan, vae) for stage in row["training"].values()
     )
-    assert gan["parameters_trained"] > gan["parameters_kept"]
-    assert "bits_per_dim" not in gan
-    assert (gpt["bits_per_dim_of"], vae["bits_per_dim_of"]) == (
-        "tokens, exactly",
-        "pixels, at most",
-    )
+    assert gpt["costs"]["training_pictures"] == 128
+    assert gan["costs"]["parameters_trained"] > gan["costs"]["parameters_kept"]
+    assert gan["likelihood"] == {}
     source = CardSource(tiny_config().data, "validation")
     items = [source[i] for i in range(16)]
     images, labels = np.stack([x["image"] for x in items]), [x["label"] for x in items]
     bits = -load(tiny_run).log_likelihood(images, labels).mean() / math.log(2) / (32 * 32 * 3)
-    assert gpt["bits_per_dim"] == pytest.approx(float(bits), rel=1e-4)
+    assert gpt["likelihood"] == {"token_bits_per_dim": pytest.approx(float(bits), rel=1e-4)}
     bound = igpt_jax.load_baseline(vae_run).likelihood_bound(images, labels).mean()
-    assert vae["bits_per_dim"] == pytest.approx(-bound / math.log(2) / 3072, rel=0.02)
+    expected = -bound / math.log(2) / 3072
+    assert vae["likelihood"] == {"pixel_bits_per_dim": pytest.approx(expected, rel=0.02)}
+
+
+def test_scores_are_those_of_the_measure_of_generation(compared, gan_run):
+    """Drawn and compared again, by the functions behind --measure generation."""
+    _, result = compared
+    extractor, source = RandomExtractor(32), CardSource(tiny_config().data, "validation")
+    items = [source[i] for i in range(16)]
+    images = np.stack([item["image"] for item in items])
+    model, labels = igpt_jax.load_baseline(gan_run), [item["label"] for item in items]
+    real, drawn = FeatureSet("real", extractor), FeatureSet("drawn", extractor)
+    real.add(images)
+    drawn.add(images)
+    found = result["runs"][1]["scores"]
+    names = set(compare_sets(drawn, real))
+    assert names == set(found) - {"card_accuracy"}
+    assert all(name.endswith("[VGG16 of random weights, seed 0]") for name in names)
+    for name in names:
+        score = found[name]
+        assert (score["num_generated"], score["num_real"]) == (16, 16)
+        assert score["against"] == "cards, validation split"
+        assert score["features"] == extractor.name
+    assert result["perfect"]["scores"].keys() == found.keys()
+    asked = shuffled_labels(source)
+    again = FeatureSet("again", extractor)
+    again.add(model.sample(asked, seed=0))
+    assert sorted(asked) == sorted(labels)
+    for name, score in compare_sets(again, real).items():
+        if name.startswith(("frechet", "precision", "recall", "density", "coverage")):
+            assert found[name]["value"] == pytest.approx(score.value, rel=0.02, abs=1e-3), name
+
+
+def shuffled_labels(source):
+    transform = tiny_config().transform
+    return all_pictures(read_pictures(source, transform, seed=0)).labels
 
 
 def test_the_page_holds_all_it_shows(compared):
@@ -103,37 +140,85 @@ def test_the_page_holds_all_it_shows(compared):
     text = (out / "compare.html").read_text()
     reader = Reader(text)
     assert reader.open == []
-    assert len(reader.addresses) == 4
-    assert not re.search(r"https?://|<script|@import|url\(", text)
+    assert len(reader.addresses) == 4 * 16
+    assert not re.search(r"https?://|<script|<link|@import|url\(", text)
     for address in reader.addresses:
         head, _, data = address.partition(",")
         assert head == "data:image/png;base64"
-        image = Image.open(io.BytesIO(base64.b64decode(data)))
-        assert image.size == Image.open(io.BytesIO(base64.b64decode(
-            reader.addresses[0].partition(",")[2]))).size  # fmt: skip
-    for word in ("Quality", "Diversity", "Likelihood", "coverage ↑", "cards that read as asked ↑",
-                 "sampling time a picture ↓", result["features"]):  # fmt: skip
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (32, 32)
+    for word in ("Quality", "Diversity", "Likelihood", "Fréchet distance", "cards, validation split",
+                 "cards that read as asked", "sampling time a picture", "all pictures at once",
+                 "not FID's features", result["features"]):  # fmt: skip
         assert word in reader.text
-    assert "FID " not in reader.text.replace("FID's", "")
+    assert "FID " not in reader.text
     for row in result["runs"]:
         assert row["name"] in reader.text
-        assert f"{row['parameters_kept']:,}" in reader.text
+        assert f"{row['costs']['parameters_kept']:,}" in reader.text
+
+
+def scored(name, **values):
+    scores = {name: {"value": value} for name, value in values.items()}
+    return {"name": name, "kind": "GAN", "shown": "as drawn", "scores": scores}
+
+
+def result_of(*runs, **changes):
+    perfect = {**scored("train pictures", precision=1.0), "kind": "data"}
+    return {
+        "runs": runs, "perfect": perfect, "split": "validation", "against": "cards", "seed": 0,
+        "num_images": 8, "batch_size": 4, "features": "<i>", "is_published": True, **changes,
+    }  # fmt: skip
 
 
 def test_names_on_the_page_are_text():
-    row = {"name": "<b>&", "kind": "GAN", "shown": "as drawn", "precision": 0.5, "training": {}}
-    result = {
-        "runs": [row, {**row, "name": "plain", "precision": 0.25}],
-        "reference": {"name": "train pictures", "kind": "data", "precision": 1.0},
-        "data": {"kind": "CardsConfig"}, "split": "validation", "num_images": 8, "seed": 0,
-        "batch_size": 4, "features": "<i>", "neighbours": 5,
-    }  # fmt: skip
-    text = page(result, {"<b>&": np.zeros((2, 8, 8, 3), np.uint8)}, None)
-    assert "<b>" not in text
-    assert "<i>" not in text
-    assert "<b>&" in Reader(text).text
-    assert '<td class="best">0.500</td><td>0.250</td>' in text
+    result = result_of(scored("<b>&", precision=0.5), scored("plain", precision=0.25))
+    images = {"<b>&": np.zeros((2, 8, 8, 3), np.uint8)}
+    text = render("comparison.html.jinja", content(result, images, ["<u>", "x"]))
+    for tag in ("<b>", "<i>", "<u>"):
+        assert tag not in text
+        assert tag in Reader(text).text
     assert "Likelihood" not in Reader(text).text
+    assert "not FID" not in Reader(text).text
+
+
+def test_the_best_are_marked_and_come_first():
+    runs = [
+        scored("slow", frechet_distance=3.0, precision=0.5, density=1.0),
+        scored("good", frechet_distance=1.0, precision=0.75, density=1.0, coverage=0.1),
+        scored("poor", frechet_distance=2.0, precision=0.75, density=1.0),
+    ]
+    for run, seconds in zip(runs, (0.2, 0.3, 0.1), strict=True):
+        run["costs"] = {"sampling_seconds": seconds, "parameters_kept": 100 * seconds}
+    found = content(result_of(*runs), {}, None)
+    marked = {
+        row["words"].partition(":")[0]: [cell["is_best"] for cell in row["cells"]]
+        for group in found["groups"]
+        for row in group["rows"]
+    }
+    assert marked == {
+        "Fréchet distance": [False, True, False],
+        "precision": [False, True, True],
+        "density": [False] * 3,  # nobody is better
+        "coverage": [False] * 3,  # one number is no comparison
+        "sampling time a picture": [False, False, True],
+        "parameters kept": [False] * 3,  # neither way is better
+    }
+    order = {
+        each["title"]: [place["name"] for place in each["places"]] for each in found["ranking"]
+    }
+    assert order == {"Quality": ["good", "poor", "slow"], "Sampling": ["poor", "slow", "good"]}
+    places = {each["title"]: each["places"] for each in found["ranking"]}
+    assert places["Sampling"][0] == {
+        "name": "poor", "kind": "GAN", "value": "100 ms", "is_best": True
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.01234, "12.3 ms"), (1.5, "1.5 s"), (150, "2.5 min"), (9_000, "2.5 h")],
+)
+def test_times_have_units(seconds, words):
+    assert written("training_seconds", seconds) == words
+    assert written("coverage", 0.5) == "0.5"
 
 
 def test_training_time_is_that_of_updates(tmp_path):
@@ -147,21 +232,10 @@ def test_training_time_is_that_of_updates(tmp_path):
     assert read_stage(tmp_path / "nowhere", 8) is None
 
 
-def test_only_inception_gives_an_fid():
-    rng = np.random.default_rng(0)
-    real, fake = rng.standard_normal((2, 40, 4))
-    plain, named = (compare_sets(real, fake, name) for name in ("something", INCEPTION))
-    assert plain.pop("frechet_distance") == named.pop("fid")
-    assert "kid" in named
-    assert "kid" not in plain
-    assert compare_sets(real, real, "something")["frechet_distance"] == pytest.approx(0, abs=1e-9)
-
-
 def test_the_nearest_picture_tells_the_class():
     features = np.eye(4)
-    reference = PictureSet(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4), features)
-    asked = dataclasses.replace(reference, features=features[[0, 1, 3, 2]] * 0.9)
-    assert condition_measures(asked, reference, are_cards=False) == {"class_agreement": 0.5}
+    drawn = features[[0, 1, 3, 2]] * 0.9
+    assert class_agreement(drawn, np.arange(4), features, np.arange(4)) == 0.5
 
 
 @pytest.fixture(scope="module")
@@ -170,27 +244,37 @@ def cards():
     return np.stack([source[i]["image"][::2, ::2] for i in range(64)])
 
 
+def features_of(images, extractor):
+    made = FeatureSet("cards", extractor)
+    made.add(images)
+    return made
+
+
 def test_random_features_tell_noise_and_lost_modes(cards, caplog):
     caplog.set_level(logging.ERROR)
-    params, rng = random_feature_params(16), np.random.default_rng(0)
-    same = random_feature_params(16)["projection"]
-    np.testing.assert_array_equal(params["projection"], same)
-    real, others = np.asarray(random_features(params, cards[:32])), cards[32:]
+    extractor, rng = RandomExtractor(16), np.random.default_rng(0)
+    assert extractor.fingerprint == RandomExtractor(16, batch_size=3).fingerprint
+    assert extractor.fingerprint != RandomExtractor(16, seed=1).fingerprint
+    assert not extractor.is_inception
+    real, others = features_of(cards[:32], extractor), cards[32:]
     noise = rng.standard_normal(others.shape)
     noisy = [np.clip(others + s * noise, 0, 255).astype(np.uint8) for s in (0, 16, 48)]
     few = [others[np.arange(32) % kept] for kept in (32, 8, 2)]
     for sets in (noisy, few):
-        features = [np.asarray(random_features(params, images)) for images in sets]
-        found = [compare_sets(real, each, "random") for each in features]
-        distances = [each["frechet_distance"] for each in found]
+        found = [compare_sets(features_of(images, extractor), real) for images in sets]
+        name = extractor.name
+        distances = [each[f"frechet_distance[{name}]"].value for each in found]
         assert distances == sorted(distances)
         assert distances[-1] > 1.3 * distances[0]
-        assert found[-1]["coverage"] < found[0]["coverage"]
+        coverages = [each[f"coverage[{name}]"].value for each in found]
+        assert coverages[-1] < coverages[0]
 
 
 def test_random_features_need_16_pixels():
     with pytest.raises(UserError, match="16 or more pixels a side, got 8"):
-        random_feature_params(8)
+        RandomExtractor(8)(np.zeros((1, 8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="expected pictures of 16 x 16 pixels, got shape"):
+        RandomExtractor(16)(np.zeros((1, 32, 32, 3), np.uint8))
 
 
 def test_energy_distance_is_that_of_numpy():
@@ -224,8 +308,8 @@ def test_thumbnails_are_means_of_squares():
         (["--compare", "{gan}"], "expected two or more runs, got 1"),
         (["--compare", "{gan}", "{gan}"], "got one of them twice"),
         (["--compare", "{gan}", "nowhere"], "expected a checkpoint, found none"),
-        (["--compare", "{gan}", "{vae}", "--num-images", "5"], "expected more than 5"),
-        (["--compare", "{gan}", "{vae}", "--num-images", "0"], "num_images: expected 1 or more"),
+        (["--compare", "{gan}", "{vae}", "--num-images", "5"], "expected more than k = 5"),
+        (["--compare", "{gan}", "{vae}", "--num-images", "0"], "num_images: expected a whole"),
         (["--compare", "{gan}", "{vae}", "--measure", "pairs"], "--compare: expected no --measure"),
         (["--compare", "{gan}", "{vae}", "--inception", "none.pth"], "none.pth"),
         (["--compare", "{gan}", "{video}"], "got one of videos"),

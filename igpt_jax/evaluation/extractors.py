@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -102,11 +103,13 @@ class InceptionExtractor:
         """
         if images.ndim != 4:
             raise UserError("inception: expected pictures, got videos; take features of videos")
-        return _in_parts(partial(_inception, self.resize, self._placed), self.batch_size, images)
+        return extract_in_parts(
+            partial(_inception, self.resize, self._placed), self.batch_size, images
+        )
 
     @cached_property
     def _placed(self) -> InceptionWeights:
-        return _on_all_devices(self.weights)
+        return on_all_devices(self.weights)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -165,11 +168,11 @@ class TokenizerExtractor:
     def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
         """The latents; of videos, those of the frames stand side by side."""
         program = partial(_latents, self.tokenizer, self.is_flat, self._placed)
-        return _in_parts(program, self.batch_size, images)
+        return extract_in_parts(program, self.batch_size, images)
 
     @cached_property
     def _placed(self) -> Params:
-        return _on_all_devices(self.params)
+        return on_all_devices(self.params)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -243,7 +246,7 @@ class GPTExtractor:
         """The features of pictures or videos."""
         gpt, *arrays = self._placed
         program = partial(_middle, self.chosen_layer, gpt, self.tokenizer, *arrays)
-        return _in_parts(program, self.batch_size, images)
+        return extract_in_parts(program, self.batch_size, images)
 
     @cached_property
     def _placed(self) -> tuple[GPT, Params, Params, Condition]:
@@ -252,7 +255,7 @@ class GPTExtractor:
         config = dataclasses.replace(self.gpt.config, num_layers=count)
         blocks = jax.tree.map(lambda leaf: leaf[:count], self.params["blocks"])
         arrays = ({**self.params, "blocks": blocks}, self.tokenizer_params, self.condition)
-        return (GPT(config), *_on_all_devices(arrays))
+        return (GPT(config), *on_all_devices(arrays))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -284,11 +287,14 @@ def _devices() -> jax.sharding.Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def _on_all_devices(arrays: Any) -> Any:
+def on_all_devices(arrays: Any) -> Any:
+    """Copies of arrays on every device of this process."""
     return jax.device_put(arrays, NamedSharding(_devices(), PartitionSpec()))
 
 
-def _in_parts(program: Any, batch_size: int, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
+def extract_in_parts(
+    program: Callable[[Any], Features], batch_size: int, images: UInt8[np.ndarray, "b *t h w 3"]
+) -> Features:
     """Features of parts of one size, whose rows are shared by all devices."""
     mesh = _devices()
     rows = NamedSharding(mesh, PartitionSpec("data"))

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation.feature_checks import check_dimensions, check_finite
 from igpt_jax.typing import Array, Float
 
 _logger: Final = logging.getLogger("igpt_jax")
@@ -60,12 +61,7 @@ class FeatureStatistics:
                 f"features expect dimension {self._mean.size} as before, got {dimension}; "
                 "do not mix feature extractors"
             )
-        finite = np.isfinite(batch).all(axis=1)
-        if not finite.all():
-            raise UserError(
-                f"features expect finite values, got others in image {self.count + finite.argmin()}"
-                "; look at the images and the weights"
-            )
+        check_finite(batch, first=self.count)
         if size == 0:
             return
         if not self.count:
@@ -147,11 +143,7 @@ def gaussian_frechet_distance(
     Raises:
         UserError: the dimensions differ.
     """
-    if mean_a.size != mean_b.size:
-        raise UserError(
-            f"the Fréchet distance expects features of one dimension, got {mean_a.size} and "
-            f"{mean_b.size}; use one feature extractor for both sets"
-        )
+    check_dimensions(mean_a.size, mean_b.size)
     product = _factor(covariance_a).T @ _factor(covariance_b)
     cross_trace = np.linalg.svd(product, compute_uv=False).sum()
     traces = np.trace(covariance_a) + np.trace(covariance_b)

@@ -5,12 +5,13 @@ features (KID, precision, recall, density, coverage) are of the first ones of ea
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.extractors import Extractor
+from igpt_jax.evaluation.feature_checks import check_finite
 from igpt_jax.evaluation.frechet import (
     FeatureStatistics,
     Moments,
@@ -23,6 +24,8 @@ from igpt_jax.evaluation.neighbours import neighbourhood
 from igpt_jax.evaluation.references import Reference
 from igpt_jax.typing import Float, UInt8
 
+SUBSET_SIZE: Final = 1_000  # of KID, as in torch-fidelity
+NUM_SUBSETS: Final = 100
 NUM_KEPT: Final = 10_000  # as many pictures as ADM's references have for precision and recall
 SPLIT_SIZE: Final = 5_000  # pictures of a part of the Inception Score, as in ADM: 10 of 50,000
 PRECISION_K: Final = 3  # Kynkäänniemi et al. 2019, section 3.1
@@ -32,6 +35,7 @@ _PUBLISHED: Final = {
     "frechet_distance": "gfid",
     "spatial_frechet_distance": "sfid",
     "kernel_distance": "kid",
+    "reconstruction_frechet_distance": "rfid",
 }
 
 
@@ -56,6 +60,11 @@ class Score:
     num_real: int | None = None
     deviation: float | None = None
     note: str | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What is written of it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class FeatureSet:
@@ -84,6 +93,9 @@ class FeatureSet:
         """
         found = self.extractor(images)
         start = self.count
+        for values in (found.pooled, found.spatial):
+            if values is not None:
+                check_finite(np.asarray(values), of=self.name, first=start)
         self.pooled.update(found.pooled)
         if found.spatial is not None:
             self.spatial = self.spatial or FeatureStatistics()
@@ -199,12 +211,21 @@ def _of_kept(generated: FeatureSet, real: FeatureSet, seed: int) -> dict[str, Sc
         of = generated.extractor.name
         return Score(value, len(ours), of, real.name, len(theirs), deviation, note)
 
-    kernel = kernel_distance(theirs, ours, seed=seed)
-    size = min(1000, len(ours), len(theirs))
-    scores = {
-        "kernel_distance": score(kernel.mean, f"100 subsets of {size}", kernel.deviation),
-    }
+    scores = {"kernel_distance": score(*_kernel_distance(theirs, ours, seed))}
     for k, names in ((PRECISION_K, ("precision", "recall")), (DENSITY_K, ("density", "coverage"))):
         found = neighbourhood(theirs, ours, k=k)
         scores |= {name: score(getattr(found, name), f"k = {k}") for name in names}
     return scores
+
+
+def _kernel_distance(
+    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"], seed: int
+) -> tuple[float, str, float | None]:
+    """Mean, how it was measured, and the deviation; where all subsets would be one, of that one."""
+    size = min(SUBSET_SIZE, len(real), len(fake))
+    is_all = size == len(real) == len(fake)
+    count = 1 if is_all else NUM_SUBSETS
+    found = kernel_distance(real, fake, num_subsets=count, subset_size=size, seed=seed)
+    if is_all:
+        return found.mean, "all pictures at once", None
+    return found.mean, f"{count} subsets of {size}", found.deviation

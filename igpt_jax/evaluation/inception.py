@@ -137,13 +137,6 @@ def _bilinear_matrix(size: int, resize: Resize) -> Float[Array, "299 size"]:
     return jnp.asarray(np.maximum(1.0 - distances, 0.0), jnp.float32)
 
 
-def inception_features(
-    params: Params, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
-) -> Float[Array, "b 2048"]:
-    """Return the features that FID compares, of pictures in [0, 255] of any size."""
-    return jnp.asarray(Inception().apply({"params": params}, preprocess(images)))
-
-
 def inception_activations(
     params: Params,
     images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
@@ -218,8 +211,3 @@ def read_inception(source: str | os.PathLike[str]) -> InceptionWeights:
     """
     weights = read_weights(resolve_weights(source))
     return InceptionWeights(inception_params(weights), inception_classifier(weights))
-
-
-def load_inception(source: str | os.PathLike[str]) -> Params:
-    """Read the parameters of `Inception` alone; see `read_inception`."""
-    return read_inception(source).params

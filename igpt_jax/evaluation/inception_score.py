@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import log_softmax, rel_entr
 
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation.feature_checks import check_finite
 from igpt_jax.typing import Float
 
 
@@ -35,10 +36,7 @@ def inception_score(
             f"inception score: expected 1 to {len(logits)} splits of {len(logits)} pictures, got "
             f"{num_splits}; add pictures"
         )
-    if not np.isfinite(logits).all():
-        raise UserError(
-            "logits: expected finite values, got others; look at the images and the weights"
-        )
+    check_finite(logits, name="logits")
     shares = np.exp(log_softmax(logits.astype(np.float64), axis=1))
     scores = [
         np.exp(rel_entr(part, part.mean(axis=0)).sum(axis=1).mean())

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation.feature_checks import check_sides
 from igpt_jax.typing import Float
 
 
@@ -38,20 +39,12 @@ def kernel_distance(
         UserError: fewer than two features on a side, other dimensions, or values that are not
             finite.
     """
-    if real.shape[1] != fake.shape[1]:
-        raise UserError(
-            f"features: expected one dimension on both sides, got {real.shape[1]} and "
-            f"{fake.shape[1]}; use one feature extractor for both"
-        )
+    check_sides(real, fake)
     size = min(subset_size, len(real), len(fake))
     if size < 2 or num_subsets < 1:
         raise UserError(
             f"kernel distance: expected at least 2 images a subset and 1 subset, got {size} and "
             f"{num_subsets}; add images"
-        )
-    if not (np.isfinite(real).all() and np.isfinite(fake).all()):
-        raise UserError(
-            "features: expected finite values, got others; look at the images and the weights"
         )
     random = np.random.default_rng(seed)
     values = [

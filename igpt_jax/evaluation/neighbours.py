@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation.feature_checks import check_sides
 from igpt_jax.typing import Array, Float, Int
 
 _BLOCK = 1024  # rows of the matrix of distances that are held at once
@@ -115,20 +116,9 @@ def _squared_distances(a: Float[Array, "q d"], b: Float[Array, "n d"]) -> Float[
 def _check(
     real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m e"], k: int, least_fake: int = 0
 ) -> None:
-    if real.shape[1] != fake.shape[1]:
-        raise UserError(
-            f"features: expected one dimension on both sides, got {real.shape[1]} and "
-            f"{fake.shape[1]}; use one feature extractor for both"
-        )
+    check_sides(real, fake)
     if len(real) <= k or len(fake) < (least_fake or k + 1):
         raise UserError(
             f"features: expected more than k = {k} on each side, got {len(real)} and {len(fake)}; "
             "add images or lower k"
         )
-    for name, features in (("first", real), ("second", fake)):
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            raise UserError(
-                f"features: expected finite values, got others in image {finite.argmin()} of the "
-                f"{name} set; look at the images and the weights"
-            )

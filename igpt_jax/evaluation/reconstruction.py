@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax.evaluation.extractors import Extractor
 from igpt_jax.evaluation.frechet import FeatureStatistics, frechet_distance
-from igpt_jax.evaluation.inception import inception_features
+from igpt_jax.evaluation.generation import score_name
 from igpt_jax.similarity import WINDOW_SIZE, psnr, ssim
 from igpt_jax.tokenizers.base import ImageTokenizer, decode, encode, to_bytes, to_pixels
 from igpt_jax.tokenizers.codebook import codebook_usage, perplexity, token_counts
@@ -24,7 +25,7 @@ def evaluate_tokenizer(
     *,
     num_levels: int = 1,
     lpips: Params | None = None,
-    inception: Params | None = None,
+    extractor: Extractor | None = None,
 ) -> dict[str, Any]:
     """Measure reconstructions of pictures, rounded to 256 steps as they are when saved.
 
@@ -34,13 +35,14 @@ def evaluate_tokenizer(
         batches: pictures; one size of batch, but the last may be smaller.
         num_levels: tokens a position; codes are counted for each level.
         lpips: parameters of `LPIPS`, to measure it.
-        inception: parameters of FID's Inception, to measure rFID.
+        extractor: what makes features, to measure how far reconstructions are from pictures.
 
     Returns:
         `num_images`; `psnr` [dB] and `ssim`, means over pictures; `codebook_usage` (share of codes
         that occur) and `perplexity` of all tokens, means over levels; `bits_per_image`; where
-        weights were given `lpips` and `rfid` (Heusel et al. 2017, between pictures and their
-        reconstructions; it depends on `num_images`).
+        weights were given `lpips`, and where an extractor was the Fréchet distance between pictures
+        and their reconstructions, which depends on `num_images`: `rfid` (Heusel et al. 2017) of
+        FID's Inception, `reconstruction_frechet_distance[...]` of other features.
     """
     sums: dict[str, float] = {}
     counts = np.zeros((num_levels, tokenizer.vocab_size))
@@ -57,10 +59,9 @@ def evaluate_tokenizer(
             [token_counts(level, tokenizer.vocab_size) for level in jnp.asarray(by_level)]
         )
         num_images += len(images)
-        if inception is not None:
-            for statistics, pictures in ((real, images[rows]), (fake, decoded)):
-                features = _features(inception, pictures)
-                statistics.update(np.asarray(features)[: len(images)])
+        if extractor is not None:
+            real.update(extractor(images).pooled)
+            fake.update(extractor(np.asarray(decoded)[: len(images)]).pooled)
     shares = jnp.asarray(counts / counts.sum(axis=1, keepdims=True), jnp.float32)
     result = {"num_images": num_images, **{name: s / num_images for name, s in sums.items()}}
     result |= {
@@ -68,8 +69,9 @@ def evaluate_tokenizer(
         "perplexity": float(jnp.mean(perplexity(shares))),
         "bits_per_image": float(counts.sum() / num_images * np.log2(tokenizer.vocab_size)),
     }
-    if inception is not None:
-        result["rfid"] = frechet_distance(real, fake)
+    if extractor is not None:
+        name = score_name("reconstruction_frechet_distance", extractor)
+        result[name] = frechet_distance(real, fake)
     return result
 
 
@@ -90,6 +92,3 @@ def _measure(
     if lpips is not None:
         measured["lpips"] = cast(Array, LPIPS().apply({"params": lpips}, pixels, decoded))
     return measured, tokens, shown
-
-
-_features = jax.jit(inception_features)

@@ -45,7 +45,7 @@ class ComparedRun:
         is_conditional: whether it is asked for classes.
         draw: (classes, seed) -> as many pictures; a model without classes ignores which.
         judge: (pictures, classes) -> log-likelihood in nats, or None.
-        likelihood: what `judge` tells: of what, and whether exactly; None for nothing.
+        likelihood: the measure that `judge` gives; None for nothing.
         shown_how: what drawing was set to.
         num_kept: parameters that are left after training.
         num_trained: parameters in training.
@@ -99,7 +99,7 @@ def _open_baseline(directory: Path, batch_size: int) -> ComparedRun:
         judge=lambda images, labels: (
             None if is_gan else model.likelihood_bound(images, labels if is_conditional else None)
         ),
-        likelihood=None if is_gan else "pixels, at most",
+        likelihood=None if is_gan else "pixel_bits_per_dim",
         shown_how="as drawn" if is_gan else "means of sub-pixels",
         num_kept=count(model.params),
         num_trained=trained,
@@ -129,7 +129,7 @@ def _open_gpt(directory: Path, batch_size: int) -> ComparedRun:
         judge=lambda images, labels: model.log_likelihood(
             images, labels if is_conditional else None
         ),
-        likelihood="tokens, exactly",
+        likelihood="token_bits_per_dim",
         shown_how=f"temperature {sampling.temperature}, guidance {sampling.cfg_scale}",
         num_kept=kept,
         num_trained=kept + _adversary_size(config),

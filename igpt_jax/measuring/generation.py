@@ -1,10 +1,11 @@
 """`igpt evaluate --measure generation`: what a run draws, against real pictures."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,24 +17,16 @@ from igpt_jax.data.random_words import random_words
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.video_files import contact_sheet
 from igpt_jax.errors import UserError
-from igpt_jax.evaluation.extractors import (
-    Extractor,
-    GPTExtractor,
-    InceptionExtractor,
-    TokenizerExtractor,
-)
+from igpt_jax.evaluation.extractors import Extractor, GPTExtractor, TokenizerExtractor
 from igpt_jax.evaluation.generation import NUM_KEPT, FeatureSet, compare
-from igpt_jax.evaluation.inception import Resize, read_inception
+from igpt_jax.evaluation.inception import Resize
 from igpt_jax.evaluation.memorisation import NearestPictures, memorisation
-from igpt_jax.evaluation.references import (
-    Reference,
-    check_suffix,
-    read_reference,
-    write_reference,
-)
+from igpt_jax.evaluation.references import check_suffix, read_reference, write_reference
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import write_json
 from igpt_jax.logged import logged_losses
+from igpt_jax.measuring.features import FeatureKind, choose_extractor
+from igpt_jax.measuring.pictures import split_name
 from igpt_jax.model import Model
 from igpt_jax.models.gpt import GPT
 from igpt_jax.run_samples import askable, asked_by, readable
@@ -41,8 +34,6 @@ from igpt_jax.serialization import from_dict
 from igpt_jax.stored import GPT_CHECKPOINTS, load
 from igpt_jax.training.checkpoint import load_metadata
 from igpt_jax.typing import Int, UInt8
-
-FeatureKind = Literal["auto", "inception", "tokenizer", "tokenizer_grid", "gpt"]
 
 NUM_SHOWN = 64  # drawn pictures in the grid
 NUM_CHECKED = 256  # drawn pictures whose nearest training pictures are looked for
@@ -101,16 +92,23 @@ def evaluate_generation(
     config = from_dict(RunConfig, load_metadata(directory / GPT_CHECKPOINTS)["config"])
     wanted = None if reference is None else read_reference(reference)
     model = dataclasses.replace(load(directory), batch_size=batch_size)
-    extractor = _extractor(model, str(directory), inception, features, resize, wanted)
-    if wanted is not None:
-        wanted.check_fits(extractor)
+    if inception is not None and model.num_frames > 1:
+        raise UserError("inception: expected a run of pictures, got one of videos; leave it out")
+    extractor = choose_extractor(
+        inception,
+        _extractors(model, str(directory)),
+        features=features,
+        resize=resize,
+        reference=wanted,
+        batch_size=batch_size,
+    )
     sources: dict[Split, Source] = {
         name: open_source(config.data, name) for name in ("train", "validation")
     }
     count = len(sources[split]) if num_images is None else num_images
     generated = FeatureSet(f"pictures of {directory}", extractor)
     first = _first(generated, _drawn(model, config, sources[split], count, seed), NUM_CHECKED)
-    real = FeatureSet(f"{_data_name(config)}, {split} split", extractor)
+    real = FeatureSet(split_name(config.data, split), extractor)
     if wanted is not None and wanted.num_pictures and save_reference is None:
         real.name = f"pictures in {wanted.name}"
         _add_all(real, islice(wanted.pictures(batch_size), -(-NUM_KEPT // batch_size)))
@@ -127,7 +125,7 @@ def evaluate_generation(
         "split": split,
         "seed": seed,
         "num_images": generated.count,
-        **{name: _without_none(score) for name, score in scores.items()},
+        **{name: score.told for name, score in scores.items()},
         "memorisation": found,
         "likelihood": {
             "split": "validation",
@@ -151,64 +149,27 @@ def _num_logged(config: RunConfig, count: int) -> int:
     return min(config.gpt_training.eval_batches, count // batch_size) * batch_size
 
 
-def _without_none(score: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(score).items() if value is not None}
+def _extractors(model: Model, source: str) -> dict[str, Callable[[], Extractor]]:
+    """What a run's pictures are compared by without weights; the first is the usual one."""
+    size, tokenizer, tokenizer_params = model.batch_size, model.tokenizer, model.tokenizer_params
 
-
-def _extractor(
-    model: Model,
-    source: str,
-    inception: str | None,
-    features: FeatureKind,
-    resize: Resize | None,
-    reference: Reference | None,
-) -> Extractor:
-    """What pictures are compared by."""
-    if features == "auto":
-        plain = "tokenizer" if hasattr(model.tokenizer, "latents") else "gpt"
-        features = plain if inception is None else "inception"
-    if (features == "inception") != (inception is not None):
-        raise UserError(
-            "features: expected inception with its weights, or other features without, got "
-            f"{features} and {inception}; give or leave out --inception FILE"
-        )
-    size = model.batch_size
-    if inception is not None:
-        if model.num_frames > 1:
-            raise UserError(
-                "inception: expected a run of pictures, got one of videos; leave it out"
-            )
-        return InceptionExtractor(read_inception(inception), resize or _resize_of(reference), size)
-    if resize is not None:
-        raise UserError(f"resize: expected none without Inception, got {resize}; leave it out")
-    tokenizer, tokenizer_params = model.tokenizer, model.tokenizer_params
-    if features != "gpt":
-        is_flat = features == "tokenizer_grid"
+    def latents(is_flat: bool) -> Extractor:
         return TokenizerExtractor(tokenizer, tokenizer_params, source, is_flat, size)
-    gpt = model.gpt
-    assert isinstance(gpt, GPT)
-    reader = Reader(
-        gpt.config, model.text_encoder, model.caption_tokenizer, model.config.attributes, size
-    )
-    null = reader.read(Request(), 1)
-    return GPTExtractor(
-        gpt, model.params, tokenizer, tokenizer_params, null, source, batch_size=size
-    )
 
+    def middle_layer() -> Extractor:
+        gpt = model.gpt
+        assert isinstance(gpt, GPT)
+        texts = (model.text_encoder, model.caption_tokenizer)
+        null = Reader(gpt.config, *texts, model.config.attributes, size).read(Request(), 1)
+        parts = (gpt, model.params, tokenizer, tokenizer_params, null, source)
+        return GPTExtractor(*parts, batch_size=size)
 
-def _resize_of(reference: Reference | None) -> Resize:
-    """As the pictures of a reference were resized; TTUR's layout does not tell."""
-    if reference is None:
-        return "pytorch"
-    is_tensorflow = reference.layout == "ADM" or "TensorFlow" in (reference.features or "")
-    return "tensorflow" if is_tensorflow else "pytorch"
-
-
-def _data_name(config: RunConfig) -> str:
-    """A data set, for people."""
-    kind = type(config.data).__name__.removesuffix("Config").lower()
-    path = getattr(config.data, "path", None) or getattr(config.data, "name", None)
-    return f"{kind} {Path(path).name}" if path else kind
+    kinds: dict[str, Callable[[], Extractor]] = {
+        "tokenizer": partial(latents, False),
+        "tokenizer_grid": partial(latents, True),
+        "gpt": middle_layer,
+    }
+    return kinds if hasattr(tokenizer, "latents") else {"gpt": kinds.pop("gpt"), **kinds}
 
 
 def _drawn(

@@ -2,8 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,9 +13,8 @@ from scipy.special import softmax
 from igpt_jax.config import RunConfig
 from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.folders import FolderConfig
-from igpt_jax.data.pipeline import make_dataset, on_image
-from igpt_jax.data.sources import open_source
-from igpt_jax.data.transforms import TransformConfig, deterministic, transform
+from igpt_jax.data.sources import DataConfig, open_source
+from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.linear_probe import (
     LinearProbe,
@@ -27,6 +24,7 @@ from igpt_jax.evaluation.linear_probe import (
 )
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import write_json
+from igpt_jax.measuring.pictures import Labelled, all_pictures, read_pictures
 from igpt_jax.model import Model
 from igpt_jax.models.gpt import GPT
 from igpt_jax.parameters import generator_inputs
@@ -41,18 +39,6 @@ NEIGHBOURS: Final = 20
 
 Look = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b layers d"]]
 """Features of pictures, by layer."""
-
-
-class Labelled(NamedTuple):
-    """Pictures with their classes.
-
-    Attributes:
-        images: uint8 [n h w 3].
-        labels: [n].
-    """
-
-    images: UInt8[np.ndarray, "n h w 3"]
-    labels: Int[np.ndarray, " n"]
 
 
 class Sweep(NamedTuple):
@@ -126,7 +112,8 @@ def probe(
         raise UserError("probe: expected pictures of two or more classes, got one; see --data")
     counts: dict[Split, int | None] = {"train": num_train, "validation": num_validation}
     train, validation = (
-        _labelled(sources[split], prepare, counts[split], seed) for split in ("train", "validation")
+        all_pictures(read_pictures(sources[split], prepare, counts[split], seed=seed))
+        for split in ("train", "validation")
     )
     looks: dict[str, Look] = {
         "gpt": model.features,
@@ -209,42 +196,16 @@ def _sweep(look: Look, train: Labelled, validation: Labelled, num_classes: int, 
 
 def _data(
     directory: Path, model: Model, data: str | None, validation_per_class: int
-) -> tuple[Any, Callable[..., Any]]:
+) -> tuple[DataConfig, TransformConfig]:
     """The pictures to probe with, and how they are prepared for the model."""
     size = model.tokenizer.image_size
     if data is not None:
         config = FolderConfig(data, validation_per_class)
-        return config, partial(transform, TransformConfig(image_size=size))
+        return config, TransformConfig(image_size=size)
     if is_stored(directory):
         raise UserError(f"{directory}: expected --data, as an imported model has no pictures")
     run = from_dict(RunConfig, load_metadata(directory / GPT_CHECKPOINTS)["config"])
-    return run.data, partial(transform, deterministic(run.transform))
-
-
-def _labelled(
-    source: Source, prepare: Callable[..., Any], count: int | None, seed: int
-) -> Labelled:
-    """`count` pictures in random order."""
-    if count is not None and count < 1:
-        raise UserError(f"num_images: expected 1 or more, got {count}")
-    if len(source) == 0:
-        raise UserError("probe: expected validation pictures, got none; set some aside")
-    size = min(256, len(source))
-    batches = make_dataset(
-        source,
-        transform=on_image(prepare),
-        global_batch_size=size,
-        seed=seed,
-        shuffle=True,
-        num_epochs=1,
-        drop_remainder=False,
-    )
-    wanted = len(source) if count is None else min(count, len(source))
-    taken = list(islice(batches, -(-wanted // size)))
-    images, labels = (
-        np.concatenate([batch[name] for batch in taken])[:wanted] for name in ("image", "label")
-    )
-    return Labelled(images, labels)
+    return run.data, run.transform
 
 
 def _with_random_weights(model: Model, seed: int) -> Model:

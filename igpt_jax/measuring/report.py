@@ -1,14 +1,9 @@
 """What was measured of a run, as one HTML page that needs no other file."""
 
-import base64
-import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 from PIL import Image
 
 from igpt_jax.config import RunConfig
@@ -16,11 +11,11 @@ from igpt_jax.errors import UserError
 from igpt_jax.evaluation.curves import curves_svg, number
 from igpt_jax.jsonfile import read_json
 from igpt_jax.measure_words import better, in_words
+from igpt_jax.measuring.page import embedded, write_page, written
 from igpt_jax.serialization import from_dict
 from igpt_jax.training.metrics import read_metrics
 
 _TEMPLATE: Final = "report.html.jinja"
-_MAX_WIDTH: Final = 1600  # of a picture in the page, in pixels
 _NUM_CURVES: Final = 4  # shown at once; the others unfold
 _FIRST: Final = ("loss", "picture_nats", "caption_nats", "bits_per_dim", "psnr", "codebook_usage")
 _NOT_CURVES: Final = ("step", "split", "time")
@@ -44,14 +39,8 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
     out = out or directory / "evaluation"
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}: expected the directory of a run, found none; train one")
-    source = files("igpt_jax.measuring").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(source).render(**_content(directory, out))
-    out.mkdir(parents=True, exist_ok=True)
-    path, temporary = out / "report.html", out / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    write_page(out / "report.html", _TEMPLATE, _content(directory, out))
+    return out / "report.html"
 
 
 def _content(directory: Path, out: Path) -> dict[str, Any]:
@@ -171,16 +160,15 @@ def _rows(values: Mapping[str, Any], before: str = "") -> list[dict[str, str]]:
         if isinstance(value, dict):
             rows += _rows(value, f"{words}: ")
         elif name != "shown_distances" and value is not None:
-            rows.append({"words": words, "value": _told(value)})
+            rows.append({"words": words, "value": _told(name, value)})
     return rows
 
 
-def _told(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        if isinstance(value, list):
-            return ", ".join(map(_told, value))
-        return str(value)
-    return number(value)
+def _told(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_told(name, each) for each in value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return written(name, value) if is_number else str(value)
 
 
 def _pictures(paths: Sequence[tuple[Path, str]]) -> list[dict[str, Any]]:
@@ -189,24 +177,14 @@ def _pictures(paths: Sequence[tuple[Path, str]]) -> list[dict[str, Any]]:
 
 
 def _picture(path: Path) -> dict[str, Any]:
-    """A PNG as a data URI, no wider than a page needs."""
+    """A file, to stand in the page."""
     try:
         with Image.open(path) as image:
             image.load()
             shown = image.convert("RGB")
     except OSError as error:
         raise UserError(f"{path}: expected a picture, got a damaged file; {_REMEDY}") from error
-    if shown.width > _MAX_WIDTH:
-        height = round(shown.height * _MAX_WIDTH / shown.width)
-        shown = shown.resize((_MAX_WIDTH, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    shown.save(buffer, format="PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return {
-        "data": f"data:image/png;base64,{data}",
-        "width": shown.width,
-        "height": shown.height,
-    }
+    return embedded(shown)
 
 
 def _training(directory: Path, stage: str) -> dict[str, Any] | None:

@@ -1,8 +1,6 @@
 """`igpt evaluate`: measures what a run has trained."""
 
 from collections.abc import Iterator
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax.asking import check_count
 from igpt_jax.config import RunConfig
 from igpt_jax.data.examples import Split
-from igpt_jax.data.pipeline import make_dataset, on_image
 from igpt_jax.data.sources import open_source
-from igpt_jax.data.transforms import deterministic, transform
-from igpt_jax.errors import UserError
-from igpt_jax.evaluation.inception import load_inception
 from igpt_jax.evaluation.reconstruction import evaluate_tokenizer
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import write_json
+from igpt_jax.measuring.features import choose_extractor
+from igpt_jax.measuring.pictures import read_pictures
 from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.serialization import from_dict
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, load_tokenizer
@@ -60,14 +57,13 @@ def evaluate(
     Raises:
         UserError: no run is there, or a file cannot be read.
     """
-    for name, value in (("num_images", num_images), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"{name}: expected 1 or more, got {value}")
+    check_count("num_images", num_images)
+    check_count("batch_size", batch_size)
     config = from_dict(RunConfig, load_metadata(directory / TOKENIZER_CHECKPOINTS)["config"])
-    networks = {
-        "lpips": None if lpips is None else load_lpips(lpips, lpips_linear),
-        "inception": None if inception is None else load_inception(inception),
-    }
+    perceptual = None if lpips is None else load_lpips(lpips, lpips_linear)
+    extractor = None
+    if inception is not None:
+        extractor = choose_extractor(inception, {}, batch_size=batch_size)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     tokenizer, params = load_tokenizer(config.tokenizer, directory, device)
     levels = tokenizer.config.num_levels if isinstance(tokenizer, Autoencoder) else 1
@@ -76,7 +72,8 @@ def evaluate(
         params,
         pictures(config, split, num_images, batch_size),
         num_levels=levels,
-        **networks,
+        lpips=perceptual,
+        extractor=extractor,
     )
     out = out or directory / "evaluation"
     shown = next(pictures(config, split, NUM_SHOWN, NUM_SHOWN))
@@ -91,19 +88,13 @@ def pictures(
     config: RunConfig, split: Split, num_images: int | None, batch_size: int
 ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
     """Batches of a split's pictures, prepared without randomness; the last one may be short."""
-    source = open_source(config.data, split)
-    batches = make_dataset(
-        source,
-        transform=on_image(partial(transform, deterministic(config.transform))),
-        global_batch_size=min(batch_size, len(source)),
+    batches = read_pictures(
+        open_source(config.data, split),
+        config.transform,
+        num_images,
+        batch_size=batch_size,
         seed=config.seed,
-        shuffle=True,  # the first ones are then of all classes
-        num_epochs=1,
         num_threads=config.num_threads,
         max_broken_share=config.max_broken_share,
-        drop_remainder=False,
     )
-    left = len(source) if num_images is None else num_images
-    for batch in islice(batches, -(-left // min(batch_size, len(source)))):
-        yield batch["image"][:left]
-        left -= len(batch["image"])
+    return (batch.images for batch in batches)

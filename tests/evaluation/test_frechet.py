@@ -150,7 +150,7 @@ def test_too_few_images_for_a_covariance():
 
 def test_dimensions_must_agree():
     two, three = (statistics_of(np.eye(5, dimension)) for dimension in (2, 3))
-    with pytest.raises(UserError, match="one dimension, got 2 and 3"):
+    with pytest.raises(UserError, match="one dimension on both sides, got 2 and 3"):
         frechet_distance(two, three)
     with pytest.raises(UserError, match="dimension 2 as before, got 3"):
         two.update(np.eye(5, 3))

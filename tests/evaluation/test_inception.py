@@ -19,9 +19,7 @@ from igpt_jax.evaluation.inception import (
     class_logits,
     inception_activations,
     inception_classifier,
-    inception_features,
     inception_params,
-    load_inception,
     preprocess,
     read_inception,
 )
@@ -80,7 +78,7 @@ def weights(shapes):
 def test_the_published_features(shapes, tmp_path):
     file = tmp_path / "inception.npz"
     np.savez(file, **{name: ruled_weight(name, shape) for name, shape in shapes.items()})
-    params = load_inception(file)
+    params = read_inception(file).params
     file.unlink()
     pictures = [ruled_pictures(32, 32, 4), ruled_pictures(100, 80, 2)]
     prepared = jnp.concatenate([preprocess(jnp.asarray(x)) for x in pictures])
@@ -139,7 +137,7 @@ def test_parameters_are_as_many_as_published(abstract):
 def test_features_of_any_size_of_picture(abstract):
     for shape, dtype in (((2, 32, 48, 3), jnp.uint8), ((1, 400, 300, 3), jnp.float32)):
         images = jax.ShapeDtypeStruct(shape, dtype)
-        features = jax.eval_shape(inception_features, abstract, images)
+        features = jax.eval_shape(inception_activations, abstract, images).pooled
         assert features.shape == (shape[0], FEATURE_DIM)
         assert features.dtype == jnp.float32
 
@@ -184,7 +182,7 @@ def test_an_unknown_entry_is_named(weights):
 def test_a_file_of_another_network_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", **{"Conv2d_1a_3x3.conv.weight": np.zeros((32, 3, 5, 5))})
     with pytest.raises(UserError, match="FID's Inception"):
-        load_inception(tmp_path / "other.npz")
+        read_inception(tmp_path / "other.npz")
 
 
 def test_average_pool_leaves_the_padding_out():

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from igpt_jax.cli import main
 from igpt_jax.data.cards import CardSource
 from igpt_jax.data.transforms import transform
 from igpt_jax.errors import UserError
-from igpt_jax.evaluation import reconstruction
+from igpt_jax.evaluation.extractors import Features
 from igpt_jax.evaluation.reconstruction import evaluate_tokenizer
 from igpt_jax.run import run
 from igpt_jax.testing import tiny_config
@@ -61,15 +60,17 @@ def test_codes_are_counted_for_each_level():
     assert measured["psnr"] == pytest.approx(106.02, abs=0.01)
 
 
-def test_rfid_is_zero_without_loss_and_rises_with_it(monkeypatch):
-    """With a stand-in for Inception: the mean colour of each quarter."""
+class Quarters:
+    """A stand-in for Inception: the mean colour of each quarter."""
 
-    @jax.jit
-    def quarters(params, images):
-        pooled = images.astype(jnp.float32).reshape(len(images), 2, 8, 2, 8, 3).mean((2, 4, 5))
-        return pooled.reshape(len(images), -1)
+    name, fingerprint, is_inception = "quarters", "q", True
 
-    monkeypatch.setattr(reconstruction, "_features", quarters)
+    def __call__(self, images):
+        pooled = images.astype(np.float32).reshape(len(images), 2, 8, 2, 8, 3).mean((2, 4, 5))
+        return Features(pooled.reshape(len(images), -1))
+
+
+def test_rfid_is_zero_without_loss_and_rises_with_it():
     exact = (np.arange(20)[:, None, None, None] % 6 * 51 * np.ones((20, 16, 16, 3))).astype(
         np.uint8
     )
@@ -77,7 +78,7 @@ def test_rfid_is_zero_without_loss_and_rises_with_it(monkeypatch):
     exact[5:9, 8:, 8:] = exact[11:15, :8, 8:] = 102
     worse = np.clip(exact.astype(int) + 20, 0, 255).astype(np.uint8)
     values = [
-        evaluate_tokenizer(TOKENIZER, PARAMS, [images], inception={})["rfid"]
+        evaluate_tokenizer(TOKENIZER, PARAMS, [images], extractor=Quarters())["rfid"]
         for images in (exact, worse)
     ]
     assert values[0] == pytest.approx(0, abs=1e-3)
@@ -118,7 +119,7 @@ def test_the_split_is_what_was_asked_for(tiny_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--num-images", "0"], "num_images: expected 1 or more"),
+        (["--num-images", "0"], "num_images: expected a whole number of at least 1"),
         (["--lpips", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--inception", "nowhere.npz"], "nowhere.npz"),
         (["--split", "test"], "invalid choice"),
