@@ -23,6 +23,7 @@ _WORDS: Final = {
     "median_distance_held_out": "the same of validation pictures",
     "nats_per_caption_token": "nats a token of captions, validation",
     "nats_per_token": "nats a token, validation",
+    "num_combinations": "different combinations",
     "num_generated": "drawn pictures",
     "num_held_out": "validation pictures",
     "num_images": "pictures",

@@ -146,8 +146,9 @@ def test_the_page_holds_all_it_shows(compared):
         head, _, data = address.partition(",")
         assert head == "data:image/png;base64"
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (32, 32)
-    for word in ("Quality", "Diversity", "Likelihood", "Fréchet distance", "cards, validation split",
-                 "cards that read as asked", "sampling time a picture", "all pictures at once",
+    for word in ("Quality", "Diversity", "Likelihood", "Fréchet distance",
+                 "sampling time a picture", "cards, validation split",
+                 "cards that read as asked", "all pictures at once",
                  "not FID's features", result["features"]):  # fmt: skip
         assert word in reader.text
     assert "FID " not in reader.text

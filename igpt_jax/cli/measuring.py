@@ -1,10 +1,18 @@
 """`igpt evaluate` and `igpt probe`."""
 
+import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from igpt_jax.cli.arguments import Parser, integers
 from igpt_jax.errors import UserError
+
+_ANSWERS: Final = ("faithfulness", "completion", "retrieval", "pairs", "counting")
+_MEASURES: Final = ("tokenizer", "generation", *_ANSWERS, "report")
+_COMMON: Final = ("split", "num_images", "batch_size", "out")
+_OF_TOKENIZER: Final = ("lpips", "lpips_linear", "inception")
+_OF_DRAWN: Final = ("reference", "save_reference", "features", "resize", "num_train")
+_WEIGHTS: Final = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
 
 
 def evaluate(argv: list[str]) -> dict[str, Any]:
@@ -17,6 +25,12 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     others. counting: videos of cards that count. report: the page alone. --compare: a GPT, a GAN
     and a VAE on one page, instead.
     """
+    args = vars(_evaluate_parser().parse_args(argv))
+    _check_asked(args)
+    return _compared(args) if args["compare"] is not None else _measured(args)
+
+
+def _evaluate_parser() -> Parser:
     parser = Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
     parser.add_argument("directory", type=Path, metavar="DIR", nargs="?", help="a run")
     parser.add_argument(
@@ -26,87 +40,97 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         metavar="RUN",
         help="runs of the same data, such as a GPT, a GAN and a VAE: one page of all of them",
     )
-    answers = ("faithfulness", "completion", "retrieval", "pairs", "counting")
-    measures = ("tokenizer", "generation", *answers, "report")
-    parser.add_argument("--measure", choices=measures, default="tokenizer")
+    parser.add_argument("--measure", choices=_MEASURES, default="tokenizer")
     parser.add_argument("--split", choices=("train", "validation"), default="validation")
     parser.add_argument(
         "--num-images", type=int, help="default: all; of what is drawn, the validation pictures"
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--batch-size", type=int, default=64)
-    weights = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
-    parser.add_argument("--lpips", help=f"weights of VGG16, for LPIPS: {weights}")
+    parser.add_argument("--lpips", help=f"weights of VGG16, for LPIPS: {_WEIGHTS}")
     parser.add_argument("--lpips-linear", help="LPIPS' linear layers, if not in the same file")
     parser.add_argument(
         "--inception",
-        help=f"weights of FID's Inception, of drawn and decoded pictures: {weights}",
+        help=f"weights of FID's Inception, of drawn and decoded pictures: {_WEIGHTS}",
     )
-    drawn = parser.add_argument_group("generation")
-    drawn.add_argument(
+    _add_generation(parser.add_argument_group("generation"))
+    parser.add_argument("--out", type=Path, help="default: DIR/evaluation, or ./comparison")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
+    return parser
+
+
+def _add_generation(group: argparse._ArgumentGroup) -> None:
+    """The options of --measure generation alone."""
+    group.add_argument(
         "--reference",
         type=Path,
         metavar="FILE.npz",
         help="statistics of real pictures, as TTUR, pytorch-fid or ADM publish them, or ours",
     )
-    drawn.add_argument(
+    group.add_argument(
         "--save-reference", type=Path, metavar="FILE.npz", help="where to keep those of the split"
     )
-    drawn.add_argument(
+    group.add_argument(
         "--features",
         choices=("auto", "inception", "tokenizer", "tokenizer_grid", "gpt"),
         default="auto",
         help="what pictures are compared by: Inception where weights are given, else the run's own",
     )
-    drawn.add_argument(
+    group.add_argument(
         "--resize",
         choices=("pytorch", "tensorflow"),
         help="how pictures get to Inception's size; default: as the reference's, if it tells",
     )
-    drawn.add_argument(
+    group.add_argument(
         "--num-train", type=int, help="training pictures to look for copies among; default: all"
     )
-    parser.add_argument("--out", type=Path, help="default: DIR/evaluation, or ./comparison")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
-    args = vars(parser.parse_args(argv))
-    args.pop("json")
-    directory, measure, seed = args.pop("directory"), args.pop("measure"), args.pop("seed")
-    compared = args.pop("compare")
-    if (directory is None) == (compared is None):
+
+
+def _check_asked(args: dict[str, Any]) -> None:
+    """Refuses options that do not go together."""
+    measure, is_comparison = args["measure"], args["compare"] is not None
+    if (args["directory"] is None) != is_comparison:
         raise UserError("expected DIR, or --compare RUN RUN, and not both; see --help")
-    of_drawn = ("reference", "save_reference", "features", "resize", "num_train")
-    of_drawn = {name: args.pop(name) for name in of_drawn}
-    if measure != "generation" and set(of_drawn.values()) != {None, "auto"}:
+    if measure != "generation" and {args[name] for name in _OF_DRAWN} != {None, "auto"}:
         raise UserError(
             f"--measure {measure}: expected none of --reference, --save-reference, --features, "
             "--resize and --num-train, which are of --measure generation; leave them out"
         )
-    common = {name: args[name] for name in ("split", "num_images", "batch_size", "out")}
-    if compared is not None:
-        if measure != "tokenizer" or args["lpips"] or args["lpips_linear"]:
-            raise UserError("--compare: expected no --measure and no --lpips, got one; drop it")
-        from igpt_jax.measuring.comparison import compare
+    if is_comparison and (measure != "tokenizer" or args["lpips"] or args["lpips_linear"]):
+        raise UserError("--compare: expected no --measure and no --lpips, got one; drop it")
 
-        return compare(compared, seed=seed, inception=args["inception"], **common)
+
+def _compared(args: dict[str, Any]) -> dict[str, Any]:
+    """Several runs on one page."""
+    from igpt_jax.measuring.comparison import compare
+
+    return compare(args["compare"], **_chosen(args, *_COMMON, "seed", "inception"))
+
+
+def _measured(args: dict[str, Any]) -> dict[str, Any]:
+    """One run, and its page."""
+    directory, measure = args["directory"], args["measure"]
     result: dict[str, Any] = {}
     if measure == "tokenizer":
         from igpt_jax.measuring.tokenizer import evaluate as evaluate_run
 
-        result = evaluate_run(directory, **args)
+        result = evaluate_run(directory, **_chosen(args, *_COMMON, *_OF_TOKENIZER))
     elif measure == "generation":
         from igpt_jax.measuring.generation import evaluate_generation
 
-        inception = args["inception"]
-        result = evaluate_generation(
-            directory, seed=seed, inception=inception, **common, **of_drawn
-        )
-    elif measure != "report":
+        chosen = _chosen(args, *_COMMON, "seed", "inception", *_OF_DRAWN)
+        result = evaluate_generation(directory, **chosen)
+    elif measure in _ANSWERS:
         from igpt_jax.measuring.answers import evaluate_answers
 
-        result = evaluate_answers(directory, measure, seed=seed, **common)
+        result = evaluate_answers(directory, measure, **_chosen(args, *_COMMON, "seed"))
     from igpt_jax.measuring.report import write_report
 
     return {**result, "report": str(write_report(directory, args["out"]))}
+
+
+def _chosen(args: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: args[name] for name in names}
 
 
 def probe(argv: list[str]) -> dict[str, Any]:

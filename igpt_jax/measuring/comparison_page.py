@@ -192,9 +192,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     """What has to be known to read the numbers."""
     ideal = result["perfect"]["name"]
     notes = [
-        f"Arrows say which way is better; the best run of a row is marked. {ideal[0].upper()}"
-        f"{ideal[1:]} stand for a model that draws as the data do; classes of the data are those of the "
-        f"{result['split']} pictures.",
+        "Arrows say which way is better; the best run of a row is marked. "
+        f"{ideal[0].upper()}{ideal[1:]} stand for a model that draws as the data do; classes of "
+        f"the data are those of the {result['split']} pictures.",
         "Distances fall with more pictures, and all scores depend on the features: compare numbers "
         "of this page with each other alone, or with those of equal features, pictures and counts.",
         "A GPT's bits are exact, but of its tokens: what its tokenizer loses is not in them. A "

@@ -1,6 +1,7 @@
 """What was measured of a run, as one HTML page that needs no other file."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,21 +135,34 @@ def _copied(out: Path, generation: Mapping[str, Any]) -> list[tuple[Path, str]]:
 
 def _part(name: str, values: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """The section of one evaluation."""
-    flat = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    groups = [{"title": "", "rows": _rows(flat)}] if flat else []
-    groups += [
-        {"title": in_words(key), "rows": _rows(value)}
+    flat = {
+        key: value
         for key, value in values.items()
-        if isinstance(value, dict)
-    ]
+        if not isinstance(value, dict) and (key, value) != ("measure", name)
+    }
+    tables = [_beside_each_other({"": flat})] if flat else []
+    groups = [(key, value) for key, value in values.items() if isinstance(value, dict)]
+    for _, alike in groupby(groups, key=lambda group: tuple(group[1])):
+        tables.append(_beside_each_other(dict(alike)))
     pictures = []
     if name == "tokenizer":
         pictures = [(out / "reconstructions.png", "originals above reconstructions")]
     title = in_words(name)
     return {
         "title": title[0].upper() + title[1:],
-        "groups": groups,
+        "tables": tables,
         "pictures": _pictures(pictures),
+    }
+
+
+def _beside_each_other(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A table of groups of the same measures, a column each."""
+    columns = [_rows(values) for values in groups.values()]
+    words = list(dict.fromkeys(row["words"] for rows in columns for row in rows))
+    told = [{row["words"]: row["value"] for row in rows} for rows in columns]
+    return {
+        "heads": [in_words(name) for name in groups if name],
+        "rows": [{"words": each, "values": [one.get(each, "") for one in told]} for each in words],
     }
 
 

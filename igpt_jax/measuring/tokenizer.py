@@ -26,6 +26,7 @@ from igpt_jax.training.checkpoint import load_metadata
 from igpt_jax.typing import UInt8
 
 NUM_SHOWN = 16
+COLUMNS = 8  # few enough for a phone
 
 
 def evaluate(
@@ -77,9 +78,13 @@ def evaluate(
     )
     out = out or directory / "evaluation"
     shown = next(pictures(config, split, NUM_SHOWN, NUM_SHOWN))
-    decoded = decode_tokens(tokenizer, params, encode_images(tokenizer, params, jnp.asarray(shown)))
-    pairs = np.concatenate([shown, np.asarray(decoded)])
-    save_png(out / "reconstructions.png", image_grid(pairs, columns=len(shown)), {"split": split})
+    shown = shown[: len(shown) // COLUMNS * COLUMNS or len(shown)]
+    tokens = encode_images(tokenizer, params, jnp.asarray(shown))
+    decoded = np.asarray(decode_tokens(tokenizer, params, tokens))
+    parts = range(0, len(shown), COLUMNS)
+    rows = [each[start : start + COLUMNS] for start in parts for each in (shown, decoded)]
+    grid = image_grid(np.concatenate(rows), columns=min(COLUMNS, len(shown)))
+    save_png(out / "reconstructions.png", grid, {"split": split})
     write_json(out / "tokenizer.json", {"split": split, **measured})
     return {"split": split, **measured, "picture": str(out / "reconstructions.png")}
 
