@@ -13,18 +13,24 @@ from html.parser import HTMLParser
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from inception_weights import published_shapes, ruled_weight
 from PIL import Image
 
 import igpt_jax
 from igpt_jax.cli import main
 from igpt_jax.data.cards import CardSource
+from igpt_jax.data.folders import FolderConfig
+from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.class_agreement import class_agreement
 from igpt_jax.evaluation.energy_distance import energy_distance, thumbnails
+from igpt_jax.evaluation.extractors import Features, InceptionExtractor
 from igpt_jax.evaluation.generation import FeatureSet
 from igpt_jax.evaluation.generation import compare as compare_sets
+from igpt_jax.evaluation.inception import read_inception
 from igpt_jax.evaluation.random_features import RandomExtractor
-from igpt_jax.measuring.compared_run import read_stage
+from igpt_jax.measuring import comparison
+from igpt_jax.measuring.compared_run import check_same_data, open_run, read_stage
 from igpt_jax.measuring.comparison import compare
 from igpt_jax.measuring.comparison_page import content, measures
 from igpt_jax.measuring.page import render, written
@@ -341,3 +347,76 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(gan_run, vae_run, tmp_pa
     compare(runs, num_images=8, out=tmp_path / "out")
     result = json.loads((tmp_path / "out/compare.json").read_text())
     assert [row["name"] for row in result["runs"]] == [str(run) for run in runs]
+
+
+@pytest.mark.slow
+def test_with_weights_of_inception_scores_have_published_names(gan_run, vae_run, tmp_path):
+    file, out = tmp_path / "inception.npz", tmp_path / "out"
+    whole = published_shapes() | {"fc.weight": (1008, 2048)}
+    np.savez(file, **{name: ruled_weight(name, shape) for name, shape in whole.items()})
+    runs = [str(gan_run), str(vae_run), "--num-images", "8", "--batch-size", "8"]
+    command = ["evaluate", "--compare", *runs, "--inception", str(file), "--out", str(out)]
+    assert main(command) == 0
+    result = json.loads((out / "compare.json").read_text())
+    assert result["features"] == "FID's Inception, resized as by PyTorch"
+    published = {"gfid", "sfid", "kid", "inception_score", "precision", "recall", "density",
+                 "coverage", "card_accuracy"}  # fmt: skip
+    for row in (*result["runs"], result["perfect"]):
+        assert set(row["scores"]) == published
+    extractor = InceptionExtractor(read_inception(file), batch_size=8)
+    source = CardSource(tiny_config().data, "validation")
+    real = all_pictures(read_pictures(source, tiny_config().transform, 8, seed=0))
+    drawn = igpt_jax.load_baseline(gan_run).sample(real.labels, seed=0)
+    ours, theirs = (np.float64(extractor(x).pooled) for x in (drawn, real.images))
+    mean = ((ours.mean(0) - theirs.mean(0)) ** 2).sum()
+    a, b = (each - each.mean(0) for each in (ours, theirs))
+    roots = np.linalg.svd(a @ b.T / 7, compute_uv=False).sum()
+    expected = mean + (a**2).sum() / 7 + (b**2).sum() / 7 - 2 * roots
+    found = result["runs"][0]["scores"]["gfid"]
+    assert found["value"] == pytest.approx(expected, rel=0.02)  # the GAN rounds by batch
+    assert "no more pictures than features (2048)" in found["note"]
+    words = Reader((out / "compare.html").read_text()).text
+    assert "FID of drawn pictures" in words
+    assert "not FID" not in words
+
+
+def test_broken_features_name_their_pictures(gan_run, vae_run, tmp_path, monkeypatch, capsys):
+    class Broken(RandomExtractor):
+        calls = 0
+
+        def __call__(self, images):
+            Broken.calls += 1
+            found = np.array(super().__call__(images).pooled)
+            found[3] = np.nan if Broken.calls == 4 else found[3]
+            return Features(found)
+
+    monkeypatch.setattr(comparison, "RandomExtractor", Broken)
+    out = tmp_path / "out"
+    runs = [str(gan_run), str(vae_run)]
+    assert main(["evaluate", "--compare", *runs, "--num-images", "8", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "got others in image 3 of pictures of vae_run;" in error
+    assert not out.exists()
+
+
+def test_empty_folders_are_one_line(gan_run, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    asked = (["--compare", str(gan_run), str(empty)], [str(empty), "--measure", "generation"],
+             [str(empty), "--measure", "report"], [str(empty)])  # fmt: skip
+    for arguments in asked:
+        assert main(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert len(lines) == 1, lines
+        assert str(empty) in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_kinds_and_sizes_of_pictures_are_refused(gan_run):
+    run = open_run(gan_run, 8)
+    folder = dataclasses.replace(run, name="photos", data=FolderConfig("photos"))
+    large = dataclasses.replace(run, name="large", transform=TransformConfig(image_size=64))
+    for other, field in ((folder, "data.kind"), (large, "transform.")):
+        with pytest.raises(UserError, match=f"{other.name}: expected the pictures of gan_run") as e:
+            check_same_data([run, other])
+        assert field in str(e.value)

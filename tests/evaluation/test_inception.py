@@ -1,13 +1,12 @@
 """The network of FID against pytorch-fid's, for weights made by a rule (tests/golden/README.md)."""
 
-import zlib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from inception_weights import abstract_params, published_shapes, ruled_weight
 from scipy.ndimage import map_coordinates
 
 from igpt_jax.errors import UserError
@@ -26,36 +25,16 @@ from igpt_jax.evaluation.inception import (
 from igpt_jax.evaluation.inception_blocks import BlockE, NormedConv, average_pool
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-LEAVES = {"kernel": "conv.weight", "scale": "bn.weight", "bias": "bn.bias",
-          "mean": "bn.running_mean", "variance": "bn.running_var"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def abstract():
-    images = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
-    return jax.eval_shape(Inception().init, jax.random.key(0), images)["params"]
+    return abstract_params()
 
 
 @pytest.fixture(scope="module")
-def shapes(abstract):
-    """The published names and shapes."""
-    flat = flatten_dict(abstract)
-    return {
-        ".".join((*layer, LEAVES[leaf])): tuple(np.array(x.shape)[[3, 2, 0, 1]])
-        if leaf == "kernel"
-        else x.shape
-        for (*layer, leaf), x in flat.items()
-    }
-
-
-def ruled_weight(name, shape):
-    draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    draw = draw.astype(np.float32)
-    if len(shape) == 4:
-        return draw * np.float32(np.sqrt(2 / np.prod(shape[1:])))
-    if name.endswith("running_var"):
-        return 1 + np.float32(0.1) * np.abs(draw)
-    return np.float32(name.endswith("bn.weight")) + np.float32(0.1) * draw
+def shapes():
+    return published_shapes()
 
 
 def ruled_pictures(height, width, count):
