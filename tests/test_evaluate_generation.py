@@ -189,7 +189,7 @@ def test_a_palette_has_no_latents():
         (["--features", "gpt", "--inception", "w.npz"], "expected inception with its weights"),
         (["--resize", "pytorch"], "resize: expected none without Inception"),
         (["--num-images", "0"], "num_images: expected a whole number of at least 1"),
-        (["--num-images", "3"], "expected more than k = 3"),
+        (["--num-images", "3"], "num_images: expected more than k = 5"),
         (["--num-train", "0"], "num_train"),
         (["--save-reference", "out.txt"], "ends in .npz"),
         (["--measure", "tokenizer", "--num-train", "3"], "which are of --measure generation"),

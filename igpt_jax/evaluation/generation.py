@@ -172,6 +172,19 @@ def compare(
     return {score_name(name, extractor): score for name, score in scores.items()}
 
 
+def check_enough(name: str, count: int) -> None:
+    """Refuses numbers of pictures that cannot be compared, before any is drawn.
+
+    Raises:
+        UserError: there are no more than neighbours that are looked for.
+    """
+    if count <= DENSITY_K:
+        raise UserError(
+            f"{name}: expected more than k = {DENSITY_K}, the neighbours that are looked for, got "
+            f"{count}; take more pictures"
+        )
+
+
 def score_name(name: str, extractor: Extractor) -> str:
     """The published name of a measure, or its own with the features that it is of."""
     if extractor.is_inception:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from igpt_jax.asking import check_count
 from igpt_jax.config import RunConfig
 from igpt_jax.data.card_captions import Language
 from igpt_jax.data.card_videos import CardVideoSource
@@ -62,9 +63,8 @@ def evaluate_answers(
     Raises:
         UserError: no run is there, or it is of another kind of data.
     """
-    for name, value in (("num_images", num_images), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"{name}: expected 1 or more, got {value}")
+    check_count("num_images", num_images)
+    check_count("batch_size", batch_size)
     config = from_dict(RunConfig, load_metadata(directory / GPT_CHECKPOINTS)["config"])
     model = dataclasses.replace(load(directory), batch_size=batch_size)
     sources = {name: open_source(config.data, name) for name in get_args(Split)}

@@ -19,7 +19,7 @@ from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.evaluation.class_agreement import class_agreement
 from igpt_jax.evaluation.extractors import Extractor
-from igpt_jax.evaluation.generation import FeatureSet, Score, score_name
+from igpt_jax.evaluation.generation import FeatureSet, Score, check_enough, score_name
 from igpt_jax.evaluation.generation import compare as compare_sets
 from igpt_jax.evaluation.random_features import RandomExtractor
 from igpt_jax.jsonfile import write_json
@@ -92,6 +92,7 @@ def compare(
     names: tuple[Split, Split] = (split, other_split)
     sources = [open_source(runs[0].data, name) for name in names]
     count = min(num_images or NUM_IMAGES, *map(len, sources))
+    check_enough("num_images", count)
     size = prepare.image_size
     extractor = choose_extractor(
         inception,

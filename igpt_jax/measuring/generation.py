@@ -18,7 +18,7 @@ from igpt_jax.data.sources import open_source
 from igpt_jax.data.video_files import contact_sheet
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.extractors import Extractor, GPTExtractor, TokenizerExtractor
-from igpt_jax.evaluation.generation import NUM_KEPT, FeatureSet, compare
+from igpt_jax.evaluation.generation import NUM_KEPT, FeatureSet, check_enough, compare
 from igpt_jax.evaluation.inception import Resize
 from igpt_jax.evaluation.memorisation import NearestPictures, memorisation
 from igpt_jax.evaluation.references import check_suffix, read_reference, write_reference
@@ -106,6 +106,7 @@ def evaluate_generation(
         name: open_source(config.data, name) for name in ("train", "validation")
     }
     count = len(sources[split]) if num_images is None else num_images
+    check_enough("num_images", count)
     generated = FeatureSet(f"pictures of {directory}", extractor)
     first = _first(generated, _drawn(model, config, sources[split], count, seed), NUM_CHECKED)
     real = FeatureSet(split_name(config.data, split), extractor)
