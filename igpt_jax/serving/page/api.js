@@ -5,6 +5,10 @@ import { t } from "./i18n.js";
 let key = sessionStorage.getItem("key") ?? "";
 let whenNoKey = () => {};
 
+/** Whether there is a key to send. */
+export const hasKey = () => key !== "";
+
+/** Is called with whether a key was sent when the server wants another. */
 export const onNoKey = (listener) => { whenNoKey = listener; };
 
 export function setKey(value) {
@@ -22,11 +26,14 @@ async function send(path, options = {}) {
     throw new Error(t("lost"));
   }
   if (answer.ok) return answer;
-  if (answer.status === 401) whenNoKey();
-  throw new Error(await problem(answer));
+  if (answer.status === 401) whenNoKey(key !== "");
+  const error = new Error(await problem(answer));
+  error.status = answer.status;
+  throw error;
 }
 
 async function problem(answer) {
+  if (answer.status === 429) return t("busy").replace("{}", answer.headers.get("retry-after") ?? "5");
   const found = await answer.json().catch(() => null);
   const detail = found?.detail;
   if (typeof detail === "string") return detail;
@@ -56,6 +63,7 @@ export const models = () => json("/v1/models");
 export const generate = (asked) => post("/v1/generate", asked);
 export const complete = (fields) => form("/v1/complete", fields);
 export const classify = (fields) => form("/v1/classify", fields);
+export const job = (id) => json(`/v1/jobs/${id}`);
 export const cancel = (job) => json(`/v1/jobs/${job}`, { method: "DELETE" });
 export const again = (picture) => post(`/v1/pictures/${picture}/again`, {});
 export const remove = (picture) => send(`/v1/pictures/${picture}`, { method: "DELETE" });
@@ -66,7 +74,7 @@ export const file = async (picture, format = "png") =>
   (await send(`/v1/pictures/${picture}/file?format=${format}`)).blob();
 
 /** Calls `take(kind, data)` for each event of a job until it ends; connects again if need be. */
-export async function follow(job, take) {
+export async function follow(job, take, whenLost = () => {}) {
   for (let tries = 0; tries < 30; tries += 1) {
     try {
       const answer = await send(`/v1/jobs/${job}/events`);
@@ -87,7 +95,9 @@ export async function follow(job, take) {
         }
       }
     } catch (error) {
-      if (tries === 29) throw error;
+      const isRefused = error.status >= 400 && error.status < 500 && error.status !== 429;
+      if (isRefused || tries === 29) throw error;
+      whenLost();
     }
     await new Promise((resolve) => { setTimeout(resolve, 1000); });
   }

@@ -1,6 +1,6 @@
 // The fields of a request, made of what the chosen model takes.
 
-import { make } from "./dom.js";
+import { make, say } from "./dom.js";
 import { locale, t } from "./i18n.js";
 
 const SETTINGS = [
@@ -10,7 +10,8 @@ const SETTINGS = [
   ["top_k", { min: 0, max: 1000000, step: 1 }], ["top_p", { min: 0, max: 1, step: "any" }],
 ];
 
-const field = (name, control) => make("label", {}, make("span", { textContent: t(name) }), control);
+const field = (name, control, kind) =>
+  make("label", { class: kind }, say(make("span"), name), control);
 
 /** Fills two elements with fields; `old` values are kept. */
 export function showFields(asked, settings, model, maxImages) {
@@ -21,11 +22,12 @@ export function showFields(asked, settings, model, maxImages) {
     const { prompt = "", negative_prompt: away = "" } = old;
     asked.append(field("prompt", make("textarea", {
       name: "prompt", maxLength: 2000, dir: "auto", placeholder: t("promptHint"), value: prompt,
-    })));
+      onkeydown: sendOnEnter,
+    }), "wide"));
     if (model.is_guidable) {
       settings.append(field("negative", make("input", {
         name: "negative_prompt", maxLength: 2000, dir: "auto", value: away,
-      })));
+      }), "wide"));
     }
   }
   if (model.num_classes) asked.append(field("cls", classes(model, old.label)));
@@ -33,21 +35,28 @@ export function showFields(asked, settings, model, maxImages) {
     const select = make("select", { name: `attributes.${name}` },
       make("option", { value: "", textContent: t("any") }),
       ...values.map((value) => make("option", { value, textContent: value })));
+    if (old.attributes?.[name]) select.value = old.attributes[name];
     asked.append(make("label", {}, make("span", { textContent: name }), select));
   }
   for (const [name, limits] of SETTINGS) {
     if (name === "cfg_scale" && !model.is_guidable) continue;
     const input = make("input", { type: "number", name, ...limits, inputMode: "decimal" });
     if (name === "n") {
-      input.max = maxImages;
+      Object.assign(input, { max: maxImages, required: true, inputMode: "numeric" });
       input.value = old.n ?? Math.min(4, maxImages);
     } else {
       input.value = old[name] ?? "";
       input.placeholder = name === "seed" ? t("seedHint")
         : new Intl.NumberFormat(locale()).format(model.defaults[name] ?? 0);
     }
-    settings.append(field(name, input));
+    (name === "n" ? asked : settings).append(field(name, input));
   }
+}
+
+function sendOnEnter(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return; // Chinese is composed
+  event.preventDefault();
+  event.target.form.requestSubmit();
 }
 
 function classes(model, old) {

@@ -14,13 +14,13 @@ const canvas = () => byId("canvas");
 const size = () => Number(byId("brush-size").value) * SIDE / 200;
 const pen = () => mask.getContext("2d");
 
-function show(isFocused = false) {
+function show(hasRing = false) {
   const ink = canvas().getContext("2d");
   ink.drawImage(picture, 0, 0);
-  ink.globalAlpha = 0.65; // of the whole mask: strokes that cross do not add up
+  ink.globalAlpha = 0.7; // of the whole mask: strokes that cross do not add up
   ink.drawImage(mask, 0, 0);
   ink.globalAlpha = 1;
-  if (!isFocused) return;
+  if (!hasRing) return;
   ink.lineWidth = 2;
   for (const [colour, more] of [["black", 1], ["white", -1]]) {
     ink.strokeStyle = colour;
@@ -38,7 +38,7 @@ function remember() {
 
 function paint(from, to) {
   const ink = pen();
-  ink.strokeStyle = ink.fillStyle = "rgb(34 97 68)";
+  ink.strokeStyle = ink.fillStyle = "rgb(235 64 140)";
   ink.lineCap = "round";
   ink.lineWidth = 2 * size();
   ink.beginPath();
@@ -103,15 +103,18 @@ export function start() {
     remember();
     last = place(event);
     paint(last, last);
-    show();
+    show(event.pointerType === "mouse");
   });
   area.addEventListener("pointermove", (event) => {
-    if (last === null) return;
-    const now = place(event);
-    paint(last, now);
-    last = now;
-    show();
+    if (picture === null) return;
+    at = place(event);
+    if (last !== null) {
+      paint(last, at);
+      last = at;
+    }
+    show(event.pointerType === "mouse");
   });
+  area.addEventListener("pointerleave", () => { if (picture) show(); });
   for (const kind of ["pointerup", "pointercancel"]) {
     area.addEventListener(kind, () => { last = null; });
   }

@@ -16,18 +16,16 @@ export async function open(blob) {
     picture = blob;
     byId("canvas").focus();
   } catch {
-    tell(t("noPicture"), true);
+    tell(t("badPicture"), true);
   }
 }
 
 async function send(model) {
-  if (!model.completes) throw new Error(t("noComplete"));
   if (picture === null) throw new Error(t("noPicture"));
   const mask = await brush.maskFile();
   if (mask === null) throw new Error(t("noMask"));
-  const { attributes, ...asked } = readFields(byId("complete-asked"), byId("complete-settings"));
+  const asked = readFields(byId("complete-asked"), byId("complete-settings"));
   const job = await api.complete({ model: model.name, image: picture, mask, ...asked });
-  tell(t("accepted"));
   show(byId("complete-jobs"), job, asked.prompt ?? t("completeTitle"));
 }
 

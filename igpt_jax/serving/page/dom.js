@@ -1,5 +1,7 @@
 // Elements made of data: texts become text nodes and never HTML.
 
+import { t } from "./i18n.js";
+
 export const byId = (id) => document.getElementById(id);
 
 /** An element; `props` are properties, those that begin with "on" are listeners. */
@@ -16,15 +18,33 @@ export function make(tag, props = {}, ...children) {
   return element;
 }
 
+/** Gives an element a text that changes with the language. */
+export function say(element, name) {
+  element.dataset.t = name;
+  element.textContent = t(name);
+  return element;
+}
+
 let timer = 0;
 
 /** Tells the reader something, and a screen reader, too. */
 export function tell(text, isBad = false) {
   const status = byId("status");
+  const top = document.querySelector("dialog[open]") ?? document.body;
+  if (status.parentElement !== top) top.append(status); // what is behind a dialog is not read
   status.textContent = text;
   status.classList.toggle("bad", isBad);
   clearTimeout(timer);
-  if (text && !isBad) timer = setTimeout(() => { status.textContent = ""; }, 6000);
+  if (text) timer = setTimeout(() => { status.textContent = ""; }, isBad ? 15000 : 5000);
+}
+
+/** Small pictures show their pixels; large ones are smooth. */
+export function setPicture(image, url) {
+  image.addEventListener("load", () => {
+    image.classList.toggle("pixels", image.naturalWidth <= 128);
+    if (url.startsWith("blob:")) URL.revokeObjectURL(url);
+  }, { once: true });
+  image.src = url;
 }
 
 /** Files that are dropped on an element or chosen with its input. */
