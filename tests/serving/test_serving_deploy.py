@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from serving_help import database_url, drop_database, live, make_service
 
 pytest.importorskip("sqlalchemy")
 
 from igpt_jax import cli
+from igpt_jax.serving.client import Client
 from igpt_jax.serving.settings import ServeSettings
+from igpt_jax.serving.views import MAX_TEXT
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -124,3 +127,86 @@ def test_unit_verifies(tmp_path):
     unit.write_text(text.replace("/opt/igpt/bin/igpt", "/bin/true"))  # which it looks for
     assert lint(analyze, "verify", "--man=no", str(unit)) == ""
     lint(analyze, "security", "--offline=true", "--threshold=20", "--no-pager", str(unit))
+
+
+OPERATIONS = (REPOSITORY / "docs/operations.md").read_text()
+
+
+def blocks(kind, word):
+    found = re.findall(rf"^```{kind}\n(.*?)^```", OPERATIONS, re.DOTALL | re.MULTILINE)
+    return [text for text in found if word in text]
+
+
+def run_block(text, folder, **values):
+    """Runs a block of the documentation with other values of its first line."""
+    first, rest = text.split("\n", 1)
+    assert {pair.split("=")[0] for pair in first.split()} == values.keys()
+    script = "\n".join(["set -e", *(f"{name}='{value}'" for name, value in values.items()), rest])
+    ran = subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_back_up_and_restore(kind, tmp_path):
+    """Made while a server runs; what is made afterwards is gone, all else is there and opens."""
+    home = tmp_path / "home"
+    home.mkdir()
+    url = database_url(kind, home)
+    if kind == "postgresql":
+        program("pg_dump")
+        back_up, restore = blocks("bash", "DATABASE=")
+        values = {"DATABASE": url, "FILES": home, "BACKUP": tmp_path / "backup"}
+    else:
+        back_up, restore = blocks("bash", "HOME_OF=")
+        values = {"HOME_OF": home, "BACKUP": tmp_path / "backup"}
+    service = make_service(home, hosts=(), database=url)
+    with live(service) as address, Client(address) as client:
+        made = client.wait(client.generate(n=3, prompt="fox", seed=1)["id"])["pictures"]
+        before = [client.file(picture["id"]) for picture in made]
+        run_block(back_up, tmp_path, **values)
+        client.wait(client.generate(n=2, prompt="fox", seed=2)["id"])
+        client.delete(made[0]["id"])
+    if kind == "postgresql":
+        drop_database(url)
+        values["DATABASE"] = url = database_url(kind, home)
+    run_block(restore, tmp_path, **values)
+    try:
+        service = make_service(home, hosts=(), database=url)
+        with live(service) as address, Client(address) as client:
+            found = list(client.search(q="fox"))
+            assert {picture["id"] for picture in found} == {picture["id"] for picture in made}
+            assert [client.file(picture["id"]) for picture in made] == before
+            client.wait(client.generate(prompt="fox")["id"])
+    finally:
+        drop_database(url)
+
+
+def test_alerts_and_numbers_exist(tmp_path):
+    service = make_service(tmp_path)
+    for state in ("done", "late"):
+        service.metrics.jobs.labels(state)
+    service.metrics.requests.labels("GET", "/", "429")
+    service.metrics.seconds.labels("/")
+    told = set(re.findall(r"^(igpt_\w+)", service.metrics.text().decode(), re.MULTILINE))
+    told |= set(re.findall(r"^# HELP (\w+)", service.metrics.text().decode(), re.MULTILINE))
+    rules = yaml.safe_load(blocks("yaml", "alert:")[0])["groups"][0]["rules"]
+    named = set(re.findall(r"\bigpt_\w+", " ".join(rule["expr"] for rule in rules)))
+    named |= set(re.findall(r"\bigpt_\w+", OPERATIONS[OPERATIONS.index("## What to watch") :]))
+    assert len(rules) >= 5
+    assert named - told == set()
+    service.database.close()
+
+
+def test_limits_are_told():
+    settings = ServeSettings()
+    mega = settings.max_upload // 2**20
+    for text in (
+        f"{2 * mega}.25 MiB", f"{mega} MiB, {settings.max_pixels // 10**6} million pixels",
+        f"{settings.max_images}; {settings.max_waiting}",
+        f"{settings.deadline:.0f} s, at most {settings.max_deadline:.0f} s",
+        f"1,024; {settings.max_events}", f"{MAX_TEXT:,} characters",
+    ):  # fmt: skip
+        assert text in OPERATIONS

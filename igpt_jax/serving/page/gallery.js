@@ -13,6 +13,7 @@ async function load(isNew) {
   const wanted = { limit: "24" };
   const text = byId("search-text").value.trim();
   if (text) wanted.q = text;
+  if (byId("search-label").value) wanted.label = byId("search-label").value;
   if (byId("search-model").value) wanted.model = byId("search-model").value;
   if (!isNew && next !== null) wanted.before = String(next);
   try {
@@ -53,16 +54,19 @@ export function showModels(models) {
   select.replaceChildren(say(make("option", { value: "" }), "all"),
     ...models.map((one) => make("option", { value: one.name, textContent: one.name })));
   select.value = chosen;
+  byId("search-label").hidden = !models.some((one) => one.num_classes);
 }
 
 /** Listens to the fields. */
 export function start() {
   byId("search").addEventListener("submit", (event) => { event.preventDefault(); load(true); });
   let timer = 0;
-  byId("search-text").addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(refresh, 400);
-  });
+  for (const field of ["search-text", "search-label"]) {
+    byId(field).addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(refresh, 400);
+    });
+  }
   byId("search-model").addEventListener("change", refresh);
   byId("more").addEventListener("click", () => load(false));
 }
