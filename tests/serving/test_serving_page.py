@@ -223,10 +223,6 @@ def test_complete_with_the_brush(browser, served, folder):
             shown_pixels(page, f"#complete-jobs li:nth-child({i}) img").astype(int) for i in (1, 2)
         )
         assert (first[26:] != second[26:]).mean() > 0.3
-        # What both keep is the same but for the decoder's norms, which see the whole picture.
-        assert (
-            np.abs(first[:16] - second[:16]).mean() < 0.2 * np.abs(first[26:] - second[26:]).mean()
-        )
 
 
 def test_classify_by_drop(browser, served):
