@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from igpt_jax.baselines.model import BaselineModel
     from igpt_jax.baselines.stored import load_baseline
     from igpt_jax.config import RunConfig
+    from igpt_jax.finetuning.classifier import Classifier, load_classifier
+    from igpt_jax.finetuning.config import FinetuneConfig
     from igpt_jax.model import Model
     from igpt_jax.stored import load
 
@@ -22,6 +24,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BaselineConfig",
     "BaselineModel",
+    "Classifier",
+    "FinetuneConfig",
     "Model",
     "RunConfig",
     "UserError",
@@ -29,15 +33,19 @@ __all__ = [
     "interop",
     "load",
     "load_baseline",
+    "load_classifier",
 ]
 
 _HOMES = {
     "BaselineConfig": "igpt_jax.baselines.config",
     "BaselineModel": "igpt_jax.baselines.model",
+    "Classifier": "igpt_jax.finetuning.classifier",
+    "FinetuneConfig": "igpt_jax.finetuning.config",
     "Model": "igpt_jax.model",
     "RunConfig": "igpt_jax.config",
     "load": "igpt_jax.stored",
     "load_baseline": "igpt_jax.baselines.stored",
+    "load_classifier": "igpt_jax.finetuning.classifier",
 }
 
 

@@ -17,6 +17,7 @@ from igpt_jax.data.sources import DataConfig, num_frames
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.dtypes import DTypeName
 from igpt_jax.errors import UserError
+from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.model_config import GridTokenizerConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.models.orders import OrdersConfig
@@ -248,11 +249,11 @@ class RunConfig:
         return dataclasses.replace(self, gpt=gpt)
 
 
-def load_config_file(path: str | Path) -> RunConfig | BaselineConfig:
+def load_config_file(path: str | Path) -> RunConfig | BaselineConfig | FinetuneConfig:
     """Runs `get_config()` of a Python file.
 
     Raises:
-        UserError: no such file, or it returns neither a RunConfig nor a BaselineConfig.
+        UserError: no such file, or it returns no RunConfig, BaselineConfig or FinetuneConfig.
     """
     path = Path(path)
     if not path.is_file():
@@ -273,6 +274,6 @@ def load_config_file(path: str | Path) -> RunConfig | BaselineConfig:
             f"config {path}: expected get_config() -> RunConfig, got {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else ''}"
         ) from error
-    if not isinstance(config, RunConfig | BaselineConfig):
+    if not isinstance(config, RunConfig | BaselineConfig | FinetuneConfig):
         raise UserError(f"config {path}: expected a RunConfig, got {type(config).__name__}")
     return config

@@ -21,6 +21,7 @@ from igpt_jax.data.paths import expand_path
 from igpt_jax.data.sources import DataConfig, open_source
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
+from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.serialization import first_difference, from_dict, to_dict
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, read_text_encoder, read_tokenizer_config
@@ -171,7 +172,7 @@ def check_stage(
         )
 
 
-def claim(config: RunConfig | BaselineConfig, workdir: Path) -> None:
+def claim(config: RunConfig | BaselineConfig | FinetuneConfig, workdir: Path) -> None:
     """Writes the config into the directory, or checks that the run in it is the same."""
     path, written = workdir / "config.json", to_dict(config)
     if path.is_file():

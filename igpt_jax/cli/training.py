@@ -15,11 +15,16 @@ def train(argv: list[str]) -> dict[str, Any]:
     """Trains from a config file; goes on where an earlier run in the same directory stopped."""
     config, workdir = _parse_run("train.py", train, argv)
     from igpt_jax.baselines.config import BaselineConfig
+    from igpt_jax.finetuning.config import FinetuneConfig
 
     if isinstance(config, BaselineConfig):
         from igpt_jax.baselines.run import run_baseline
 
         return run_baseline(config, workdir)
+    if isinstance(config, FinetuneConfig):
+        from igpt_jax.finetuning.run import run_finetuning
+
+        return run_finetuning(config, workdir)
     from igpt_jax.run import run
 
     return run(config, workdir)
@@ -32,7 +37,7 @@ def encode(argv: list[str]) -> dict[str, Any]:
     from igpt_jax.run import encode as encode_run
 
     if not isinstance(config, RunConfig):
-        raise UserError("expected a run with a tokenizer, got a GAN or VAE, which has no tokens")
+        raise UserError("expected a run with a tokenizer, got another kind of config")
 
     return encode_run(config, workdir)
 
@@ -49,7 +54,8 @@ def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Any, Path
         add_help=False,
     )
     parser.add_argument(
-        "config", help="a Python file with get_config() -> RunConfig, or BaselineConfig"
+        "config",
+        help="a Python file with get_config() -> RunConfig, BaselineConfig or FinetuneConfig",
     )
     parser.add_argument("--workdir", type=Path, help="default: runs/NAME of the config file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")

@@ -20,7 +20,7 @@ from igpt_jax.evaluation.inception import (
     class_logits,
     inception_activations,
 )
-from igpt_jax.models.conditioning import Condition
+from igpt_jax.models.conditioning import Condition, repeat_condition
 from igpt_jax.models.gpt import GPT
 from igpt_jax.programs import encode_images, in_parts
 from igpt_jax.tokenizers.base import ImageTokenizer, sees_time, to_pixels, tokenizer_hash
@@ -270,10 +270,7 @@ def _middle(
 ) -> Features:
     tokens = encode_images(tokenizer, tokenizer_params, images)
 
-    def for_all(row: Array) -> Array:
-        return jnp.broadcast_to(row[:1], (len(tokens), *row.shape[1:]))
-
-    asked = jax.tree.map(for_all, condition)
+    asked = repeat_condition(condition, len(tokens))
     known: Any = gpt.apply({"params": params}, tokens[:, :-1], asked, method="features")
     return Features(known[:, layer])
 

@@ -22,7 +22,9 @@ from igpt_jax.evaluation.linear_probe import (
     few_of_each,
     neighbour_accuracy,
 )
-from igpt_jax.grid import image_grid, save_png
+from igpt_jax.evaluation.recognition import confusion, mistakes
+from igpt_jax.finetuning.classifier import is_classifier, load_classifier
+from igpt_jax.grid import save_png
 from igpt_jax.jsonfile import write_json
 from igpt_jax.measuring.pictures import Labelled, all_pictures, read_pictures
 from igpt_jax.model import Model
@@ -34,7 +36,6 @@ from igpt_jax.stored import GPT_CHECKPOINTS, is_stored, load
 from igpt_jax.training.checkpoint import load_metadata
 from igpt_jax.typing import Float, Int, UInt8
 
-NUM_MISTAKES: Final = 32
 NEIGHBOURS: Final = 20
 
 Look = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b layers d"]]
@@ -141,11 +142,12 @@ def probe(
             str(count): _few_shot(best, train.labels, validation.labels, count, seed)
             for count in shots
         },
-        "confusion": _confusion(validation.labels, logits.argmax(axis=1), len(names)).tolist(),
+        "confusion": confusion(validation.labels, logits.argmax(axis=1), len(names)).tolist(),
     }
     out = out or directory / "probe"
     out.mkdir(parents=True, exist_ok=True)
-    save_png(out / "mistakes.png", _mistakes(validation, logits, names))
+    shares = softmax(logits, axis=1)
+    save_png(out / "mistakes.png", mistakes(validation.images, validation.labels, shares, names))
     _save(out / "probe.npz", best, names)
     _plot(out / "sweep.png", sweeps)
     write_json(out / "probe.json", result)
@@ -153,10 +155,10 @@ def probe(
 
 
 def predict(directory: Path, files: Sequence[Path], *, top: int = 5) -> dict[str, dict[str, float]]:
-    """Names the classes of pictures, by the probe that `probe` left in DIR/probe.
+    """Names the classes of pictures, by a fine-tuned GPT or the probe that `probe` left.
 
     Args:
-        directory: the run or model that was probed.
+        directory: a run of fine-tuning, or the run or model that was probed.
         files: pictures of any size; their middle square is looked at.
         top: how many classes.
 
@@ -164,8 +166,26 @@ def predict(directory: Path, files: Sequence[Path], *, top: int = 5) -> dict[str
         For each file its most probable classes with their probabilities, the first one first.
 
     Raises:
-        UserError: nothing was probed there, or a file is no picture.
+        UserError: nothing was fine-tuned or probed there, or a file is no picture.
     """
+    if is_classifier(directory):
+        classifier = load_classifier(directory)
+        size, names = classifier.parts.tokenizer.image_size, classifier.class_names
+        shares = classifier.predict(_read(files, size))
+    else:
+        names, shares = _by_probe(directory, files)
+    return {
+        str(file): {names[i]: float(row[i]) for i in np.argsort(-row, kind="stable")[:top]}
+        for file, row in zip(files, shares, strict=True)
+    }
+
+
+def _read(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "b h w 3"]:
+    return np.stack([read_image(file, size) for file in files])
+
+
+def _by_probe(directory: Path, files: Sequence[Path]) -> tuple[list[str], Float[np.ndarray, "b c"]]:
+    """The classes' names, and how probable each is of each picture."""
     path = directory / "probe" / "probe.npz"
     if not path.is_file():
         raise UserError(f"{path}: expected a probe, found none; run `igpt probe {directory}` first")
@@ -173,12 +193,8 @@ def predict(directory: Path, files: Sequence[Path], *, top: int = 5) -> dict[str
         fitted = LinearProbe(*(stored[name] for name in LinearProbe._fields))
         layer, names = int(stored["layer"]), stored["class_names"].tolist()
     model = load(directory)
-    images = np.stack([read_image(file, model.tokenizer.image_size) for file in files])
-    shares = softmax(fitted.logits(model.features(images)[:, layer]), axis=1)
-    return {
-        str(file): {names[i]: float(row[i]) for i in np.argsort(-row, kind="stable")[:top]}
-        for file, row in zip(files, shares, strict=True)
-    }
+    features = model.features(_read(files, model.tokenizer.image_size))[:, layer]
+    return names, softmax(fitted.logits(features), axis=1)
 
 
 def _sweep(look: Look, train: Labelled, validation: Labelled, num_classes: int, seed: int) -> Sweep:
@@ -227,29 +243,6 @@ def _few_shot(
     num_classes = int(labels.max()) + 1
     chosen = best_probe(sweep.features[rows], labels[rows], num_classes, seed=seed)
     return chosen.probe.accuracy(sweep.seen, answers)
-
-
-def _confusion(
-    labels: Int[np.ndarray, " n"], guesses: Int[np.ndarray, " n"], num_classes: int
-) -> Int[np.ndarray, "c c"]:
-    pairs = labels * num_classes + guesses
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _mistakes(
-    pictures: Labelled, logits: Float[np.ndarray, "n c"], names: Sequence[str]
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The most confident wrong guesses, above what was guessed and what it is."""
-    shares = softmax(logits, axis=1)
-    guesses = shares.argmax(axis=1)
-    wrong = np.flatnonzero(guesses != pictures.labels)
-    worst = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
-    if len(worst) == 0:
-        worst = np.arange(1)  # nothing is wrong: show one picture that is right
-    captions = [f"{names[guesses[i]]}, not {names[pictures.labels[i]]}" for i in worst]
-    zoom = max(1, 128 // pictures.images.shape[1])
-    images = pictures.images[worst].repeat(zoom, axis=1).repeat(zoom, axis=2)
-    return image_grid(images, min(8, len(worst)), captions)
 
 
 def _save(path: Path, sweep: Sweep, names: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from igpt_jax.models.layers import kernel_init
@@ -102,6 +103,11 @@ def null_condition(condition: Condition, num_classes: int) -> Condition:
             return _null_conditions(condition, num_classes)
         case _:
             return jnp.full_like(condition, num_classes)
+
+
+def repeat_condition(condition: Any, count: int) -> Any:
+    """The condition of one row, for `count` rows."""
+    return jax.tree.map(lambda row: jnp.broadcast_to(row[:1], (count, *row.shape[1:])), condition)
 
 
 def _null_conditions(given: Conditions, num_classes: int) -> Conditions:

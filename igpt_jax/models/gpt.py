@@ -167,6 +167,19 @@ class GPT(nn.Module):
         )
         return self._logits(hidden, targets)
 
+    def logits_and_states(
+        self,
+        tokens: Int[Array, "b s"],
+        condition: Condition = None,
+        *,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "b s_plus_1 v"], Float[Array, "b s_plus_1 d"]]:
+        """Logits as of `__call__`, and what they are read from in each slot: the last norm's."""
+        hidden, targets, _, _ = self._sequence(
+            tokens, condition, None, None, None, None, deterministic
+        )
+        return self._logits(hidden, targets), self.norm(hidden)
+
     def features(
         self, tokens: Int[Array, "b s"], condition: Condition = None
     ) -> Float[Array, "b layers_plus_1 d"]:

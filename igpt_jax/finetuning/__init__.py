@@ -1,0 +1,1 @@
+"""A pre-trained GPT learns to tell classes apart."""
