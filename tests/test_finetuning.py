@@ -13,6 +13,7 @@ from PIL import Image
 
 import igpt_jax
 from igpt_jax.cli import main
+from igpt_jax.config import load_config_file
 from igpt_jax.data.few import few_of_each_class
 from igpt_jax.data.folders import FolderConfig
 from igpt_jax.data.sources import open_source
@@ -22,10 +23,12 @@ from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.finetuning.head import ClassHead, HeadConfig
 from igpt_jax.finetuning.run import run_finetuning
 from igpt_jax.finetuning.task import Frozen, Parts, answer, class_loss, finetune_task
+from igpt_jax.serialization import from_dict, to_dict
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.metrics import read_metrics
 from igpt_jax.training.optimizer import OptimizerConfig
 
+REPOSITORY = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40)}
 
 
@@ -226,6 +229,12 @@ def test_few_pictures_of_each_class(pictures):
 def test_bad_settings(change, words):
     with pytest.raises(UserError, match=words):
         FinetuneConfig(**{"pretrained": "runs/x", **change})
+
+
+def test_config_survives_json(monkeypatch):
+    monkeypatch.setenv("IGPT_DATA", "/nowhere")
+    config = load_config_file(REPOSITORY / "configs/cifar10_finetune.py")
+    assert from_dict(FinetuneConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.xdist_group("tiny_run")
