@@ -25,6 +25,7 @@ from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.finetuning.task import Frozen, finetune_task
 from igpt_jax.grid import save_png
 from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.measuring.pictures import all_pictures, read_pictures
 from igpt_jax.model import Model
 from igpt_jax.serialization import to_dict
 from igpt_jax.starting import check_one_process, check_stage, claim, open_both
@@ -110,9 +111,7 @@ def _train(
     )
 
 
-def _batches(
-    config: FinetuneConfig, source: Source, split: Split, *, drop_remainder: bool = True
-) -> grain.IterDataset:
+def _batches(config: FinetuneConfig, source: Source, split: Split) -> grain.IterDataset:
     is_train = split == "train"
     preparation = config.transform if is_train else deterministic(config.transform)
     return make_dataset(
@@ -124,7 +123,7 @@ def _batches(
         num_epochs=None if is_train else 1,
         num_threads=config.num_threads,
         max_broken_share=config.max_broken_share,
-        drop_remainder=drop_remainder,
+        drop_remainder=True,
     )
 
 
@@ -136,10 +135,8 @@ def _measured(config: FinetuneConfig, workdir: Path, source: Source) -> dict[str
         if done.get("of") == step:
             return done["result"]
     classifier = load_classifier(workdir)
-    batches = list(_batches(config, source, "validation", drop_remainder=False))
-    images, labels = (
-        np.concatenate([batch[name] for batch in batches]) for name in ("image", "label")
-    )
+    reading = {"num_threads": config.num_threads, "max_broken_share": config.max_broken_share}
+    images, labels = all_pictures(read_pictures(source, config.transform, **reading))
     shares = classifier.predict(images)
     names = classifier.class_names
     save_png(workdir / "mistakes.png", mistakes(images, labels, shares, names))
