@@ -1,6 +1,7 @@
 """A trained model: draws, completes, describes and judges pictures and videos."""
 
 import dataclasses
+from collections.abc import Generator as Steps
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +20,12 @@ from igpt_jax.asking import (
     check_seed,
     count_pictures,
     is_guidable,
+    kinds_of,
     made_from,
     one_part,
     without_picture,
 )
+from igpt_jax.classifying import all_at_once, class_probabilities, judge_classes
 from igpt_jax.data.known_signal import keep_known_signal
 from igpt_jax.drawer import PARTS, Drawer, Known
 from igpt_jax.errors import UserError
@@ -341,6 +344,29 @@ class Model:
         self._check_whole(tokens)
         request = self.read_request(len(tokens), **asked)
         return self._drawer.score(tokens, request.condition)
+
+    def classify(self, images: ArrayLike) -> Float[np.ndarray, "b classes"]:
+        """Probabilities of each class of pictures, uint8 [b h w 3], of a class-conditional model.
+
+        By Bayes' rule of `log_likelihood`, all classes being as likely beforehand; float32.
+
+        Raises:
+            UserError: the model has no classes.
+        """
+        return class_probabilities(all_at_once(self.class_log_likelihoods(images, self.batch_size)))
+
+    def class_log_likelihoods(
+        self, images: ArrayLike, size: int
+    ) -> Steps[None, None, Float[np.ndarray, "b classes"]]:
+        """Log-likelihoods in nats given each class, `size` pairs a step; see `judge_classes`."""
+        config = self._generator.config
+        if "labels" not in kinds_of(config):
+            raise UserError("classify: expected a model of classes, got one without")
+
+        def score(tokens: Int[np.ndarray, "n l"], labels: Int[np.ndarray, " n"]) -> Any:
+            return self.token_log_likelihood(tokens, labels=labels)
+
+        return judge_classes(score, self.encode(images), config.num_classes, size)
 
     def features(self, images: ArrayLike, **asked: Any) -> Float[np.ndarray, "b layers_plus_1 d"]:
         """What each layer of the GPT knows of pictures, uint8 [b h w 3], to recognise them by.

@@ -132,11 +132,12 @@ class Client:
         """Cancels a job."""
         return self._json("DELETE", f"/v1/jobs/{id}")
 
-    def follow(self, id: str) -> Iterator[Event]:
+    def follow(self, id: str, *, previews: bool = True) -> Iterator[Event]:
         """What becomes of a job, until it ends; goes on after a connection that breaks off."""
+        wanted = {"previews": previews}
         while True:
             try:
-                with self._http.stream("GET", f"/v1/jobs/{id}/events") as answer:
+                with self._http.stream("GET", f"/v1/jobs/{id}/events", params=wanted) as answer:
                     if answer.status_code != 200:
                         answer.read()
                         raise _error(answer)
@@ -155,7 +156,7 @@ class Client:
             ServerError: it failed, was too late or was cancelled.
         """
         ended: Mapping[str, Any] = {}
-        for event in self.follow(id):
+        for event in self.follow(id, previews=False):
             ended = event.data
         if ended["state"] != "done":
             raise ServerError(f"job {id}: {ended['state']}: {ended['reason']}", 200)

@@ -25,10 +25,14 @@ class News:
 
 
 class Watcher:
-    """One connection that waits for news of a job; what it misses is merged into the newest."""
+    """One connection that waits for news of a job; what it misses is merged into the newest.
 
-    def __init__(self, feed: "Feed", job: str) -> None:
-        self._feed, self._job = feed, job
+    Attributes:
+        wants_previews: whether it looks at pictures that grow.
+    """
+
+    def __init__(self, feed: "Feed", job: str, wants_previews: bool) -> None:
+        self._feed, self._job, self.wants_previews = feed, job, wants_previews
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
         self._news, self._lock = News(), threading.Lock()
 
@@ -55,7 +59,8 @@ class Watcher:
         with self._lock:
             if tokens is not None:
                 self._news.tokens, self._news.total = tokens, total
-            self._news.previews.update(previews)
+            if self.wants_previews:
+                self._news.previews.update(previews)
             self._news.has_ended |= has_ended
         try:
             self._loop.call_soon_threadsafe(self._changed.set)
@@ -70,9 +75,9 @@ class Feed:
         self._watchers: dict[str, set[Watcher]] = {}
         self._lock, self._is_closed = threading.Lock(), False
 
-    def watch(self, job: str) -> Watcher:
+    def watch(self, job: str, *, wants_previews: bool = True) -> Watcher:
         """A new watcher; to be called where its event loop runs."""
-        watcher = Watcher(self, job)
+        watcher = Watcher(self, job, wants_previews)
         with self._lock:
             self._watchers.setdefault(job, set()).add(watcher)
             is_closed = self._is_closed
@@ -88,9 +93,10 @@ class Feed:
             if not left:
                 self._watchers.pop(job, None)
 
-    def is_watched(self, job: str) -> bool:
-        """Whether somebody waits for news of a job."""
-        return job in self._watchers
+    def wants_previews(self, job: str) -> bool:
+        """Whether somebody looks at a job's pictures while they grow: they cost time to make."""
+        with self._lock:
+            return any(one.wants_previews for one in self._watchers.get(job, ()))
 
     @property
     def num_watchers(self) -> int:

@@ -224,24 +224,13 @@ class ModelPainter:
     def classify(
         self, image: UInt8[np.ndarray, "s s 3"]
     ) -> Generator[None, None, Float[np.ndarray, " classes"]]:
-        """Log-likelihoods in nats of a picture's tokens given each class.
-
-        The class of the largest is the most probable one where all are as likely beforehand
-        (Bayes' rule). Each step judges a part of the classes.
+        """Log-likelihoods in nats of a picture's tokens given each class, part by part.
 
         Raises:
             UserError: the model has no classes.
         """
-        if "labels" not in self.kinds:
-            raise UserError("classify: expected a model of classes, got one without")
-        tokens, nats = self.model.encode(image[None]), []
-        size, classes = self.sizes[-1], np.arange(self.gpt.config.num_classes)
-        for start in range(0, len(classes), size):
-            part = np.minimum(np.arange(start, start + size), len(classes) - 1)
-            rows = np.repeat(tokens, size, axis=0)
-            nats.append(self.model.token_log_likelihood(rows, labels=part))
-            yield
-        return np.concatenate(nats)[: len(classes)]
+        nats = yield from self.model.class_log_likelihoods(image[None], self.sizes[-1])
+        return nats[0]
 
     def warm(self) -> int:
         """Makes every program; how many batches that took."""

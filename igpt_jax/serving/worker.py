@@ -109,7 +109,7 @@ class Worker:
 
     def wants_previews(self, job: str) -> bool:
         """Whether somebody watches it."""
-        return self._feed.is_watched(job)
+        return self._feed.wants_previews(job)
 
     def drew(self, job: str, tokens: int, total: int, previews: Mapping[int, Any]) -> None:
         """Passes on how far a job is."""

@@ -56,14 +56,15 @@ def cancel(id: Id, service: ServiceOf, client: Deleting) -> JobView:
 
 @router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=problems(404))
 async def events(
-    job: Annotated[Job, Depends(watchable_job)], service: ServiceOf
+    job: Annotated[Job, Depends(watchable_job)], service: ServiceOf, previews: bool = True
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events of a job, until it ends.
 
     `progress`: `{state, tokens, total}`. `preview`: `{index, image}`, a picture so far as a data
-    URL. `end`: the job with its pictures. Where another server draws it, there are no previews.
+    URL. `end`: the job with its pictures. Where another server draws it, there are no previews; who
+    only waits leaves them off, for they cost the server time.
     """
-    watcher = service.feed.watch(job.id)
+    watcher = service.feed.watch(job.id, wants_previews=previews)
     try:
         tokens = -1
         while True:

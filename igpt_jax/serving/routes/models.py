@@ -7,6 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Form, HTTPException, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
+from igpt_jax.classifying import class_probabilities
 from igpt_jax.errors import UserError
 from igpt_jax.serving.engine import Overloaded
 from igpt_jax.serving.models import ServedModel
@@ -80,8 +81,7 @@ def classify(
 
 def _best(model: ServedModel, nats: Float[np.ndarray, " classes"], count: int) -> list[ClassView]:
     """The most probable classes by Bayes' rule, all as likely beforehand."""
-    weights = np.exp(nats.astype(np.float64) - nats.max())
-    shares, names = weights / weights.sum(), model.info.class_names
+    shares, names = class_probabilities(nats[None])[0], model.info.class_names
     return [
         ClassView(
             label=int(label),

@@ -1,0 +1,224 @@
+"""A server under load: many clients of another process, beside what the sampler alone can do.
+
+    python benchmarks/serving_load.py runs/demo --out benchmarks/results/serving_load.json
+
+Each client asks for a picture, follows the job, fetches the file, and begins again. The sampler,
+`Model.sample` of the same batch size in a process of its own, is measured before and after, while
+the server is there but has nothing to do.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import datetime as dt
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx2
+import numpy as np
+
+PROMPTS = ("a card of hearts", "a card of spades", "a red 7", "the number 12")
+SERVE = "import sys; from igpt_jax.cli import main; sys.exit(main())"
+
+
+def bare(directory, batch_size, seconds):
+    """Pictures a second of `Model.sample`, whose programs are made before."""
+    import igpt_jax
+
+    model = dataclasses.replace(igpt_jax.load(directory), batch_size=batch_size)
+    rows = asked(batch_size, model.caption_tokenizer or model.text_encoder)
+    model.sample(**rows)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        count += len(model.sample(**rows, seed=count))
+    return count / (time.perf_counter() - started)
+
+
+def asked(count, takes_text):
+    if takes_text:
+        return {"text": [PROMPTS[i % len(PROMPTS)] for i in range(count)]}
+    return {"labels": np.arange(count) % 10}
+
+
+def measure_bare(args):
+    command = [sys.executable, __file__, args.directory, "--bare", str(args.bare_seconds)]
+    command += ["--batch-size", str(args.batch_size)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+class Memory(threading.Thread):
+    """Resident bytes of a process, once a second."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.path, self.found, self.ends = Path(f"/proc/{pid}/statm"), [], threading.Event()
+
+    def run(self):
+        """Looks until it is told to end."""
+        while not self.ends.wait(1.0):
+            pages = int(self.path.read_text().split()[1])
+            self.found.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+async def client(http, number, rows, end, heard):
+    """One client: jobs one after another until the time is up."""
+    count = 0
+    while time.monotonic() < end:
+        count += 1
+        body = {**rows[number % len(rows)], "seed": number * 10_000 + count}
+        started = time.monotonic()
+        answer = await http.post("/v1/generate", json=body)
+        if answer.status_code == 429:
+            heard["refused"] += 1
+            await asyncio.sleep(int(answer.headers["retry-after"]))
+            continue
+        if answer.status_code != 202:
+            heard["errors"].append(f"{answer.status_code} {answer.text[:200]}")
+            continue
+        job = await follow(http, answer.json()["id"], heard["watched"])
+        if job.get("state") != "done":
+            heard["errors"].append(f"{job.get('state')} {job.get('reason')}")
+            continue
+        heard["seconds"].append(time.monotonic() - started)
+        heard["ends"].append(time.monotonic())
+        file = await http.get(job["pictures"][0]["url"])
+        if file.status_code != 200 or not file.content.startswith(b"\x89PNG"):
+            heard["errors"].append(f"file {file.status_code}")
+
+
+async def follow(http, id, previews):
+    kind, job = "", {}
+    path = f"/v1/jobs/{id}/events"
+    async with http.stream("GET", path, params={"previews": previews}) as answer:
+        async for line in answer.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data" and kind == "end":
+                job = json.loads(value)
+    return job
+
+
+async def load(url, args):
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx2.AsyncClient(base_url=url, timeout=args.deadline + 30, limits=limits) as http:
+        model = (await http.get("/v1/models")).json()["models"][0]
+        rows = [{"prompt": prompt} for prompt in PROMPTS]
+        if not model["takes_text"]:
+            rows = [{"label": label} for label in range(min(10, model["num_classes"]))] or [{}]
+        heard = {"refused": 0, "errors": [], "seconds": [], "ends": [], "watched": args.previews}
+        started = time.monotonic()
+        end = started + args.seconds
+        await asyncio.gather(*(client(http, i, rows, end, heard) for i in range(args.clients)))
+        heard["done"] = sum(at <= end for at in heard.pop("ends"))
+        metrics = (await http.get("/metrics")).text
+    told = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    share = float(told["igpt_batch_rows"]) / float(told["igpt_batch_slots"])
+    return {**heard, "rows_share": round(share, 4)}
+
+
+def wait_until_ready(url, seconds=300):
+    end = time.monotonic() + seconds
+    with httpx2.Client(base_url=url) as http:
+        while http.get("/readyz").status_code != 200:
+            assert time.monotonic() < end, "the server does not become ready"
+            time.sleep(0.25)
+
+
+def machine():
+    """What ran it, for the record."""
+    names = ("igpt_jax", "jax", "fastapi", "uvicorn", "sqlalchemy")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line for line in lines if line.startswith("model name")), ": unknown")
+    return {
+        "date": dt.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores of an {model.partition(': ')[2]}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def run(args):
+    with tempfile.TemporaryDirectory() as folder:
+        database = args.database or f"sqlite:///{folder}/igpt.db"
+        command = [
+            sys.executable, "-c", SERVE, "serve", args.directory, "--port", "0",
+            "--database", database, "--files", f"{folder}/files",
+            "--batch-size", str(args.batch_size), "--deadline", str(args.deadline),
+        ]  # fmt: skip
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            url = server.stdout.readline().removeprefix("serving at ").strip()
+            wait_until_ready(url)
+            before = measure_bare(args)
+            memory = Memory(server.pid)
+            memory.start()
+            heard = asyncio.run(load(url, args))
+            memory.ends.set()
+            after = measure_bare(args)
+        finally:
+            server.terminate()
+            server.wait(60)
+    resident = np.array(memory.found)
+    quarters = np.array_split(resident, 4)
+    second, last = float(np.median(quarters[1])), float(np.median(quarters[3]))
+    rate, sampler = heard["done"] / args.seconds, (before + after) / 2
+    return {
+        "of": {**machine(), "command": " ".join(["python", *sys.argv])},
+        "clients": args.clients,
+        "seconds": args.seconds,
+        "batch_size": args.batch_size,
+        "previews": args.previews,
+        "jobs": len(heard["seconds"]),
+        "refused_429": heard["refused"],
+        "errors": len(heard["errors"]),
+        "first_errors": heard["errors"][:5],
+        "seconds_p50": round(float(np.percentile(heard["seconds"], 50)), 3),
+        "seconds_p99": round(float(np.percentile(heard["seconds"], 99)), 3),
+        "deadline": args.deadline,
+        "pictures_a_second": round(rate, 3),
+        "sampler_before": round(before, 3),
+        "sampler_after": round(after, 3),
+        "share_of_sampler": round(rate / sampler, 4),
+        "rows_share": heard["rows_share"],
+        "memory_mib_second_quarter": round(second / 2**20, 1),
+        "memory_mib_last_quarter": round(last / 2**20, 1),
+        "memory_growth": round(last / second - 1, 4),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--deadline", type=float, default=120.0)
+    parser.add_argument("--database", help="a URL; SQLite in a new folder by default")
+    parser.add_argument("--previews", action="store_true", help="all clients watch pictures grow")
+    parser.add_argument("--bare-seconds", type=float, default=20.0)
+    parser.add_argument("--bare", type=float, help="measure the sampler alone, for so many seconds")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.bare is not None:
+        print(json.dumps(bare(args.directory, args.batch_size, args.bare)))
+        return
+    found = run(args)
+    text = json.dumps(found, indent=1)
+    print(text)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
