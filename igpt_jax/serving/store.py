@@ -140,7 +140,7 @@ class Store:
             Full: too many wait.
         """
         now, id = self.clock(), id or new_id()
-        row = {
+        row: dict[str, Any] = {
             "id": id, "client": client, "repeat_key": repeat_key, "model": model,
             "settings": dict(settings), "count": count, "inputs": dict(inputs or {}),
             "state": "queued", "tokens": 0, "total": total, "attempt": 0, "created": now,
@@ -162,9 +162,8 @@ class Store:
             if known is None:
                 raise
             return known, False
-        job = self.job(id)
-        assert job is not None
-        return job, True
+        row.pop("repeat_key")
+        return Job(**row, reason=None, finished=None), True
 
     def claim(
         self, owner: str, models: Sequence[str], max_pictures: int, lease: float

@@ -62,10 +62,10 @@ def generate(
     try:
         model = service.model(request.model)
         ask = request.ask(model.info.class_names, attributes=request.attributes)
-        job, _ = service.accept(client.id, model, ask, request.n, request.deadline, repeat_key)
+        taken = service.accept(client.id, model, ask, request.n, request.deadline, repeat_key)
     except (UserError, ValueError, Full, Overloaded) as error:
         raise refused(error, service, request.n) from error
-    return _accepted(service, response, job)
+    return _accepted(service, response, *taken)
 
 
 @router.post("/complete", status_code=202, responses=problems(400, 413, 503))
@@ -79,13 +79,15 @@ def complete(
     """Accepts a picture of which a part is drawn anew, `n` times."""
     check_open(service)
     try:
-        job = _complete(request, service, client, repeat_key)
+        taken = _complete(request, service, client, repeat_key)
     except (UserError, ValueError, Full, Overloaded) as error:
         raise refused(error, service, request.n) from error
-    return _accepted(service, response, job)
+    return _accepted(service, response, *taken)
 
 
-def _complete(request: Complete, service: Service, client: Client, repeat_key: str | None) -> Job:
+def _complete(
+    request: Complete, service: Service, client: Client, repeat_key: str | None
+) -> tuple[Job, bool]:
     model, settings = service.model(request.model), service.settings
     limits = {"max_bytes": settings.max_upload, "max_pixels": settings.max_pixels}
     size, mask = model.info.image_size, None
@@ -95,9 +97,9 @@ def _complete(request: Complete, service: Service, client: Client, repeat_key: s
         mask = as_mask(read_upload(data, size, **limits, name="mask"))
     parts = {"image": image, "mask": mask, "keep": request.keep, "vary": request.vary}
     ask = request.ask(model.info.class_names, **parts)
-    return service.accept(client.id, model, ask, request.n, request.deadline, repeat_key)[0]
+    return service.accept(client.id, model, ask, request.n, request.deadline, repeat_key)
 
 
-def _accepted(service: Service, response: Response, job: Job) -> JobView:
+def _accepted(service: Service, response: Response, job: Job, is_new: bool) -> JobView:
     response.headers["location"] = f"/v1/jobs/{job.id}"
-    return job_view(job, service.album.of_job(job.id))
+    return job_view(job, [] if is_new else service.album.of_job(job.id))

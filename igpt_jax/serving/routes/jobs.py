@@ -16,7 +16,8 @@ from igpt_jax.serving.views import Id, JobView, job_view
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-LOOK = 1.0  # seconds between two looks at the database, where another server draws
+LOOK = 1.0  # seconds between two looks at the database, where another server may draw
+LOOK_ALONE = 5.0  # the same where no other server can: news come from this process, too
 
 
 def visible_job(id: Id, service: ServiceOf, client: Reading) -> Job:
@@ -66,7 +67,7 @@ async def events(
     """
     watcher = service.feed.watch(job.id, wants_previews=previews)
     try:
-        tokens = -1
+        tokens, look = -1, LOOK_ALONE if service.database.is_sqlite else LOOK
         while True:
             now = await to_thread.run_sync(service.store.job, job.id)
             if now is None or now.has_ended:
@@ -74,14 +75,14 @@ async def events(
             if now.tokens > tokens:
                 tokens = now.tokens
                 yield _progress(now.state, tokens, now.total)
-            news = await watcher.next(LOOK)
+            news = await watcher.next(look)
             while news.tokens is not None or news.previews:
                 if news.tokens is not None and news.tokens > tokens:
                     tokens = news.tokens
                     yield _progress("running", tokens, news.total)
                 for event in await to_thread.run_sync(_previews, news):
                     yield event
-                news = News() if news.has_ended else await watcher.next(LOOK)
+                news = News() if news.has_ended else await watcher.next(look)
             if service.stops.is_set():
                 return
         if now is not None:
