@@ -67,9 +67,8 @@ class FakePainter:
         return 0
 
 
-def fake_model(name="cards", **info):
+def fake_model(name="cards", painter=None, **info):
     known = {"takes_text": True, "num_classes": 3, "class_names": NAMES, "is_guidable": True}
     defaults = {"temperature": 1.0, "cfg_scale": 1.0, "top_k": 0, "top_p": 1.0}
-    return ServedModel(
-        name, FakePainter(), ModelInfo(SIZE, 16, defaults=defaults, **{**known, **info})
-    )
+    told = ModelInfo(SIZE, 16, defaults=defaults, **{**known, **info})
+    return ServedModel(name, painter or FakePainter(), told)
