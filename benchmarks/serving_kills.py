@@ -1,6 +1,6 @@
 """Kills a server at random moments under load; nothing that it accepted may be lost.
 
-    python benchmarks/serving_kills.py --kills 50 --database postgresql://NAME@HOST/DATABASE --out FILE
+    python benchmarks/serving_kills.py --kills 50 --out benchmarks/results/serving_kills_sqlite.json
 
 The server is `igpt serve` in a process of its own, with real HTTP, database and files, but with a
 painter without a model, which starts fast. What is checked after each kill is in

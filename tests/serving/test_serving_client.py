@@ -83,6 +83,17 @@ def test_follow_tells_of_growth(client, served):
     assert {"progress", "preview"} <= {event.kind for event in events}
 
 
+def test_who_only_waits_gets_no_previews_and_none_are_made(client, served, monkeypatch):
+    painter = served[0].models["cards"].painter
+    monkeypatch.setattr(painter, "preview", None)  # a call would fail the job
+    painter.gate.clear()
+    job = client.generate(label=0, seed=200)
+    threading.Timer(0.3, painter.gate.set).start()
+    kinds = {event.kind for event in client.follow(job["id"], previews=False)}
+    assert kinds == {"progress", "end"}
+    assert client.job(job["id"])["state"] == "done"
+
+
 def test_what_is_refused(client, served):
     with pytest.raises(ServerError, match="labels: expected classes 0 to 2, got 7"):
         client.generate(label=7)
@@ -147,7 +158,9 @@ def test_every_example_of_the_documentation(served, tmp_path):
     _, url = served
     for name, image in (("card.png", GREY), ("mask.png", HALF)):
         Image.fromarray(image).save(tmp_path / name)
-    blocks = [text for kind, text in BLOCK.findall(PAGE.read_text()) if kind == "bash"]
+    found = BLOCK.findall(PAGE.read_text())
+    blocks = [text for kind, text in found if kind == "bash"]
+    assert not [text for kind, text in found if kind != "bash" and "curl" in text]
     lines = [line for text in blocks for line in text.splitlines()]
     script = "\n".join(["set -e", *lines]).replace("http://127.0.0.1:8000", url)
     script = script.replace("curl ", "curl --fail-with-body --no-progress-meter ")
