@@ -85,12 +85,14 @@ def test_follow_tells_of_growth(client, served):
 
 def test_who_only_waits_gets_no_previews_and_none_are_made(client, served, monkeypatch):
     painter = served[0].models["cards"].painter
-    monkeypatch.setattr(painter, "preview", None)  # a call would fail the job
+    made = []
+    monkeypatch.setattr(painter, "preview", made.append)
     painter.gate.clear()
     job = client.generate(label=0, seed=200)
     threading.Timer(0.3, painter.gate.set).start()
     kinds = {event.kind for event in client.follow(job["id"], previews=False)}
     assert kinds == {"progress", "end"}
+    assert made == []
     assert client.job(job["id"])["state"] == "done"
 
 
