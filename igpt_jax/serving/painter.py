@@ -195,17 +195,21 @@ class ModelPainter:
         return Batch(drawing, lead, 1)
 
     def advance(self, batch: Batch, end: int) -> Batch:
-        """Draws to `end` tokens, and waits for them."""
+        """Begins to draw to `end` tokens."""
         model: Any = self.model
         if isinstance(self.gpt, VAR):
             keys, condition, sampling, negative = batch.drawing
             given = (self.gpt, model.params, model.tokenizer, model.tokenizer_params)
             drawn = generate_scales(*given, keys, condition, sampling, negative)
-            return Batch(jax.block_until_ready(drawn), 0, end)
+            return Batch(drawn, 0, end)
         slots = self._slots(batch.lead, end)
         drawing = _advance(self.gpt, model.params, batch.drawing, end, slots)
-        jax.block_until_ready(drawing.position)
         return Batch(drawing, batch.lead, end)
+
+    def wait(self, batch: Batch) -> None:
+        """Returns when the tokens of a batch are there."""
+        is_var = isinstance(self.gpt, VAR)
+        jax.block_until_ready(batch.drawing if is_var else batch.drawing.position)
 
     def preview(self, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
         """The pictures so far; what is not there is grey."""

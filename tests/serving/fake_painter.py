@@ -48,6 +48,9 @@ class FakePainter:
         self.segments += 1
         return batch
 
+    def wait(self, batch):
+        pass
+
     def preview(self, batch):
         return self.finish(batch) // 2
 
