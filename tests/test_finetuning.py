@@ -172,7 +172,8 @@ def test_what_is_trained_and_what_is_not(tiny_run, pictures, finetuned):
     parts: Parts = classifier.parts
     source = open_source(pictures, "train")
     images = np.stack([source[i]["image"] for i in range(4)])
-    batch = {"image": images, "label": np.array([source[i]["label"] for i in range(4)], np.int32)}
+    labels = np.array([source[i]["label"] for i in range(4)], np.int32)
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
     config = dataclasses.replace(finetuned[0], generative_weight=0.5)
     task = finetune_task(config, parts, frozen, lambda: model.params)
     begun = task.prepare(

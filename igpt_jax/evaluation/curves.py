@@ -92,11 +92,14 @@ def ticks(low: float, high: float) -> list[float]:
     if not (math.isfinite(span) and span > 0):
         return [low]
     raw = span / _NUM_TICKS
-    power = 10.0 ** math.floor(math.log10(raw))
+    exponent = math.floor(math.log10(raw))
+    power = 10.0**exponent
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    found = [round(i * step, max(0, -exponent)) for i in range(first, last + 1)]
+    slack = 1e-9 * step
+    return [tick for tick in found if low - slack <= tick <= high + slack]
 
 
 def number(value: float) -> str:

@@ -50,11 +50,7 @@ class Painter(Protocol):
         ...
 
     def advance(self, batch: Any, end: int) -> Any:
-        """Draws to `end` tokens; it may return before they are there."""
-        ...
-
-    def wait(self, batch: Any) -> None:
-        """Returns when the tokens of a batch are there."""
+        """Draws to `end` tokens; when it returns, they are there."""
         ...
 
     def preview(self, batch: Any) -> UInt8[np.ndarray, "b h w 3"]:
@@ -279,12 +275,8 @@ class Engine:
             batch = painter.begin([(order.what, index) for order, index in rows])
             self.rows_drawn += len(rows)
             self.slots_drawn += next(size for size in painter.sizes if size >= len(rows))
-            ahead = painter.advance(batch, painter.ends[0])
-            for end, later in zip(painter.ends, (*painter.ends[1:], None), strict=True):
-                batch = ahead
-                if later is not None:  # the device is busy while this thread tells of the last
-                    ahead = painter.advance(batch, later)
-                painter.wait(batch)
+            for end in painter.ends:
+                batch = painter.advance(batch, end)
                 self._step_others()
                 if not self._goes_on(rows):
                     return

@@ -1,10 +1,11 @@
 """News of jobs, from the threads that draw to the connections that wait for them."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass
@@ -24,6 +25,9 @@ class News:
     has_ended: bool = False
 
 
+PAUSE: Final = 0.2  # seconds between two news: nobody sees more, and each costs the server time
+
+
 class Watcher:
     """One connection that waits for news of a job; what it misses is merged into the newest.
 
@@ -34,15 +38,20 @@ class Watcher:
     def __init__(self, feed: "Feed", job: str, wants_previews: bool) -> None:
         self._feed, self._job, self.wants_previews = feed, job, wants_previews
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
+        self._ended, self._rests_until = asyncio.Event(), 0.0
         self._news, self._lock = News(), threading.Lock()
 
     async def next(self, seconds: float) -> News:
-        """News, or empty ones after some time."""
+        """News, or empty ones after some time; the end at once, others after a pause."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._rests_until):
+                await self._ended.wait()
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
         except TimeoutError:
             return News()
+        self._rests_until = self._loop.time() + PAUSE
         with self._lock:
             self._changed.clear()
             news, self._news = self._news, News(has_ended=self._news.has_ended)
@@ -64,6 +73,8 @@ class Watcher:
             self._news.has_ended |= has_ended
         try:
             self._loop.call_soon_threadsafe(self._changed.set)
+            if has_ended:
+                self._loop.call_soon_threadsafe(self._ended.set)
         except RuntimeError:  # the server's loop is closed already
             return
 

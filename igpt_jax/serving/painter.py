@@ -15,6 +15,7 @@ from igpt_jax.asking import Reader, Request, is_guidable, kinds_of, one_part
 from igpt_jax.errors import UserError
 from igpt_jax.model import Model
 from igpt_jax.model_config import Generator as Predictor
+from igpt_jax.models.attention import KVCache, grow_kv_cache
 from igpt_jax.models.conditioning import Condition, null_condition
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.orders import known_first
@@ -195,21 +196,20 @@ class ModelPainter:
         return Batch(drawing, lead, 1)
 
     def advance(self, batch: Batch, end: int) -> Batch:
-        """Begins to draw to `end` tokens."""
+        """Draws to `end` tokens, and waits for them; the batch that is given is used up."""
         model: Any = self.model
         if isinstance(self.gpt, VAR):
             keys, condition, sampling, negative = batch.drawing
             given = (self.gpt, model.params, model.tokenizer, model.tokenizer_params)
             drawn = generate_scales(*given, keys, condition, sampling, negative)
-            return Batch(drawn, 0, end)
+            return Batch(jax.block_until_ready(drawn), 0, end)
         slots = self._slots(batch.lead, end)
-        drawing = _advance(self.gpt, model.params, batch.drawing, end, slots)
+        kv_cache, rest = batch.drawing.kv_cache, batch.drawing.replace(kv_cache=None)
+        if slots != self._slots(batch.lead, batch.position):
+            kv_cache = _grow(kv_cache, slots)
+        drawing = _advance(self.gpt, model.params, kv_cache, rest, end, slots)
+        jax.block_until_ready(drawing.position)
         return Batch(drawing, batch.lead, end)
-
-    def wait(self, batch: Batch) -> None:
-        """Returns when the tokens of a batch are there."""
-        is_var = isinstance(self.gpt, VAR)
-        jax.block_until_ready(batch.drawing if is_var else batch.drawing.position)
 
     def preview(self, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
         """The pictures so far; what is not there is grey."""
@@ -340,9 +340,19 @@ def _begin(
     return begin(gpt, params, keys, condition, sampling, prompt, known, negative, order, num_slots)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+_grow = jax.jit(grow_kv_cache, static_argnums=1)
+
+
+# The cache is the next segment's alone; a copy of it would cost as much as several tokens.
+@partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
 def _advance(
-    gpt: Predictor, params: Params, drawing: Drawing, end: int | Int[Array, ""], num_slots: int
+    gpt: Predictor,
+    params: Params,
+    kv_cache: KVCache,
+    rest: Drawing,
+    end: int | Int[Array, ""],
+    num_slots: int,
 ) -> Drawing:
     assert not isinstance(gpt, VAR)
+    drawing = rest.replace(kv_cache=kv_cache)
     return advance(gpt, params, drawing, drawing.position, end, num_slots)

@@ -156,7 +156,7 @@ def test_sample_command(trained, tmp_path, capsys):
         (["sample", "{run}", "--labels", "1", "--cfg-scale", "2"], "--cfg-scale: expected none"),
         (["sample", "{run}", "--labels", "1", "--text", "seven"], "--text: expected none"),
         (["sample", "{run}", "--labels", "1", "--out", "x.gif"], "suffix .gif"),
-        (["encode", "{config}"], "expected a run with a tokenizer, got a GAN or VAE"),
+        (["encode", "{config}"], "expected a run with a tokenizer, got another kind of config"),
         (["train", "{config}", "--seed", "7", "--workdir", "{run}"], "another seed"),
         (["train", "{config}", "--model.class_factors", "3", "3"], "class_factors"),
         (

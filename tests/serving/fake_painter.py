@@ -48,9 +48,6 @@ class FakePainter:
         self.segments += 1
         return batch
 
-    def wait(self, batch):
-        pass
-
     def preview(self, batch):
         return self.finish(batch) // 2
 
