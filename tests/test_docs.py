@@ -148,6 +148,8 @@ def page_of(line):
 def runs_well(arguments, home, monkeypatch, capsys):
     """Runs a command of the package, up to what takes long or is not here."""
     stops_at(monkeypatch, "igpt_jax.run", "run")
+    stops_at(monkeypatch, "igpt_jax.baselines.run", "run_baseline")
+    stops_at(monkeypatch, "igpt_jax.finetuning.run", "run_finetuning")
     stops_at(monkeypatch, "igpt_jax.measuring.comparison", "compare")
     stops_at(monkeypatch, "igpt_jax.interop.importing", "import_part")
     stops_at(monkeypatch, "igpt_jax.serving.commands", "serve")
