@@ -23,14 +23,6 @@ WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.client
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def report(tiny_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     few = ["--num-images", "16", "--batch-size", "8", "--out", str(out)]
@@ -45,6 +37,15 @@ def comparison(tiny_run, gan_run, vae_run, tmp_path_factory):
     runs = [str(run) for run in (tiny_run, gan_run, vae_run)]
     assert main(["evaluate", "--compare", *runs, "--out", str(out), "--batch-size", "8"]) == 0
     return out / "compare.html"
+
+
+@pytest.fixture(scope="module")
+def browser(report, comparison):
+    """After what trains: Playwright's event loop runs in this thread, and Orbax needs its own."""
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 def opened(browser, path, viewport):

@@ -27,7 +27,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(tiny_run, asked_run):
+    """After what trains: Playwright's event loop runs in this thread, and Orbax needs its own."""
     with playwright.sync_playwright() as started:
         # Its own sandbox does not run as root; the page is ours.
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
