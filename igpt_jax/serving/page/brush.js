@@ -12,7 +12,7 @@ let last = null;
 
 const canvas = () => byId("canvas");
 const size = () => Number(byId("brush-size").value) * SIDE / 200;
-const pen = () => mask.getContext("2d");
+const pen = () => mask.getContext("2d", { willReadFrequently: true });
 
 function show(hasRing = false) {
   const ink = canvas().getContext("2d");
