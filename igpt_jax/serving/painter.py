@@ -204,7 +204,7 @@ class ModelPainter:
             drawn = generate_scales(*given, keys, condition, sampling, negative)
             return Batch(jax.block_until_ready(drawn), 0, end)
         slots = self._slots(batch.lead, end)
-        kv_cache, rest = batch.drawing.kv_cache, batch.drawing.replace(kv_cache=None)
+        kv_cache, rest = batch.drawing.kv_cache, dataclasses.replace(batch.drawing, kv_cache=None)
         if slots != self._slots(batch.lead, batch.position):
             kv_cache = _grow(kv_cache, slots)
         drawing = _advance(self.gpt, model.params, kv_cache, rest, end, slots)
@@ -354,5 +354,5 @@ def _advance(
     num_slots: int,
 ) -> Drawing:
     assert not isinstance(gpt, VAR)
-    drawing = rest.replace(kv_cache=kv_cache)
+    drawing = dataclasses.replace(rest, kv_cache=kv_cache)
     return advance(gpt, params, drawing, drawing.position, end, num_slots)
