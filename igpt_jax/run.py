@@ -16,11 +16,10 @@ import jax.numpy as jnp
 from igpt_jax.config import RunConfig
 from igpt_jax.data.encode import TokenSource, encode_dataset, read_header
 from igpt_jax.data.examples import Split
-from igpt_jax.data.items import WithCaptions, has_captions, to_picture, to_tokens, to_views
+from igpt_jax.data.items import WithCaptions, has_captions, to_tokens, to_views
 from igpt_jax.data.paths import expand_path
 from igpt_jax.data.pipeline import ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
-from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
 from igpt_jax.jsonfile import read_json, write_json
@@ -31,7 +30,7 @@ from igpt_jax.models.gpt import GPT
 from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.run_samples import draw_samples
 from igpt_jax.serialization import from_dict, to_dict
-from igpt_jax.starting import Started, start
+from igpt_jax.starting import Started, picture_batches, start
 from igpt_jax.stored import (
     GPT_CHECKPOINTS,
     TOKENIZER_CHECKPOINTS,
@@ -251,22 +250,11 @@ class _Run(Started):
         return result
 
     def _images(self, split: Split, batch_size: int) -> grain.IterDataset:
-        config, is_train = self.config, split == "train"
-        preparation = config.transform if is_train else deterministic(config.transform)
-        source = self.sources[split]
-        return make_dataset(
-            source,
-            transform=to_picture(
-                preparation, config.cond_image, getattr(config.tokenizer, "num_frames", 1)
-            ),
-            global_batch_size=min(batch_size, len(source)),
-            seed=config.seed,
-            shuffle=True,
-            num_epochs=None if is_train else 1,
-            num_threads=config.num_threads,
-            max_broken_share=config.max_broken_share,
-            drop_remainder=True,
-        )
+        frames = getattr(self.config.tokenizer, "num_frames", 1)
+        return picture_batches(
+            self.config, self.sources[split], split, batch_size,
+            cond_image=self.config.cond_image, num_frames=frames,
+        )  # fmt: skip
 
     def _text_encoder(self) -> TextEncoder | None:
         """The frozen encoder of a GPT that takes features of texts."""

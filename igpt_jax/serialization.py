@@ -1,13 +1,16 @@
 """Configs as JSON values and back, by their annotations."""
 
+import contextlib
 import dataclasses
 import difflib
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from igpt_jax.errors import UserError
+from igpt_jax.jsonfile import read_json
 
 
 def to_dict(config: Any) -> Any:
@@ -18,6 +21,13 @@ def to_dict(config: Any) -> Any:
     if isinstance(config, tuple):
         return [to_dict(item) for item in config]
     return config
+
+
+def config_kind(path: Path) -> str | None:
+    """The class of the config in a file; None where there is none that can be read."""
+    with contextlib.suppress(UserError, OSError):
+        return read_json(path, "").get("kind")
+    return None
 
 
 def from_dict(kind: type, values: Mapping[str, Any]) -> Any:

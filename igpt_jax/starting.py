@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import grain
 import jax
 from jax.sharding import Mesh
 
 from igpt_jax.baselines.config import BaselineConfig
 from igpt_jax.config import RunConfig
+from igpt_jax.data.condition_images import ConditionImageConfig
 from igpt_jax.data.examples import Source, Split
-from igpt_jax.data.items import has_captions
+from igpt_jax.data.items import has_captions, to_picture
 from igpt_jax.data.pairs import PairsConfig
 from igpt_jax.data.paths import expand_path
+from igpt_jax.data.pipeline import make_dataset
 from igpt_jax.data.sources import DataConfig, open_source
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
@@ -97,6 +100,40 @@ def check_one_process() -> None:
 def open_both(data: DataConfig) -> dict[Split, Source]:
     """The pictures of both splits."""
     return {"train": open_source(data, "train"), "validation": open_source(data, "validation")}
+
+
+def picture_batches(
+    config: RunConfig | BaselineConfig | FinetuneConfig,
+    source: Source,
+    split: Split,
+    batch_size: int,
+    *,
+    cond_image: ConditionImageConfig | None = None,
+    num_frames: int = 1,
+) -> grain.IterDataset:
+    """Pictures to train on, without end, or those of one validation pass.
+
+    Args:
+        config: the run; the random parts of its transform act on training pictures alone.
+        source: of the split.
+        split: which.
+        batch_size: rows of a batch, at most all of the source.
+        cond_image: see `to_picture`.
+        num_frames: see `to_picture`.
+    """
+    is_train = split == "train"
+    preparation = config.transform if is_train else deterministic(config.transform)
+    return make_dataset(
+        source,
+        transform=to_picture(preparation, cond_image, num_frames),
+        global_batch_size=min(batch_size, len(source)),
+        seed=config.seed,
+        shuffle=True,
+        num_epochs=None if is_train else 1,
+        num_threads=config.num_threads,
+        max_broken_share=config.max_broken_share,
+        drop_remainder=True,
+    )
 
 
 def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:

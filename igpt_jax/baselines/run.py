@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
 from igpt_jax.baselines.config import BaselineConfig
@@ -12,17 +11,14 @@ from igpt_jax.baselines.model import BaselineModel
 from igpt_jax.baselines.stored import BASELINE_CHECKPOINTS, load_baseline
 from igpt_jax.baselines.task import baseline_task
 from igpt_jax.data.cards import CardsConfig
-from igpt_jax.data.examples import Source, Split
-from igpt_jax.data.items import to_picture
-from igpt_jax.data.pipeline import make_dataset
-from igpt_jax.data.transforms import deterministic
+from igpt_jax.data.examples import Source
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.sampling.output import complete_settings
 from igpt_jax.serialization import to_dict
-from igpt_jax.starting import check_one_process, check_stage, claim, open_both
+from igpt_jax.starting import check_one_process, check_stage, claim, open_both, picture_batches
 from igpt_jax.training.checkpoint import latest_step
 from igpt_jax.training.loop import train
 from igpt_jax.training.metrics import read_metrics
@@ -53,12 +49,13 @@ def run_baseline(config: BaselineConfig, workdir: Path) -> dict[str, Any]:
     check_stage("training", config.training, mesh, sources)
     claim(config, workdir)
     last = latest_step(workdir / BASELINE_CHECKPOINTS)
+    size = config.training.global_batch_size
     if last is None or last < config.training.num_steps:
         train(
             baseline_task(config, workdir / BASELINE),
             config.training,
-            train_data=_batches(config, sources["train"], "train"),
-            validation_data=_batches(config, sources["validation"], "validation"),
+            train_data=picture_batches(config, sources["train"], "train", size),
+            validation_data=picture_batches(config, sources["validation"], "validation", size),
             directory=workdir / BASELINE,
             mesh=mesh,
             seed=config.seed,
@@ -74,22 +71,6 @@ def _check_classes(config: BaselineConfig, source: Source) -> None:
             f"model.num_classes: expected the data's {source.num_classes} (or 0 for a model "
             f"without classes), got {config.model.num_classes}"
         )
-
-
-def _batches(config: BaselineConfig, source: Source, split: Split) -> grain.IterDataset:
-    is_train = split == "train"
-    preparation = config.transform if is_train else deterministic(config.transform)
-    return make_dataset(
-        source,
-        transform=to_picture(preparation, None, 1),
-        global_batch_size=config.training.global_batch_size,
-        seed=config.seed,
-        shuffle=True,
-        num_epochs=None if is_train else 1,
-        num_threads=config.num_threads,
-        max_broken_share=config.max_broken_share,
-        drop_remainder=True,
-    )
 
 
 def _samples(config: BaselineConfig, workdir: Path, source: Source) -> dict[str, Any]:

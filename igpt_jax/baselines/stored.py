@@ -1,6 +1,5 @@
 """Baselines on disk: the directory of a run."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +14,7 @@ from igpt_jax.baselines.gan import GANConfig, Generator
 from igpt_jax.baselines.model import BaselineModel
 from igpt_jax.baselines.vae import VAEConfig, init_vae
 from igpt_jax.errors import UserError
-from igpt_jax.jsonfile import read_json
-from igpt_jax.serialization import from_dict
+from igpt_jax.serialization import config_kind, from_dict
 from igpt_jax.training.checkpoint import load_metadata, load_params
 
 BASELINE_CHECKPOINTS: Final = Path("baseline/checkpoints")
@@ -24,12 +22,7 @@ BASELINE_CHECKPOINTS: Final = Path("baseline/checkpoints")
 
 def is_baseline(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory is the run of a GAN or VAE."""
-    path = Path(directory) / "config.json"
-    if not path.is_file():
-        return False
-    with contextlib.suppress(UserError):
-        return read_json(path, "").get("kind") == BaselineConfig.__name__
-    return False
+    return config_kind(Path(directory) / "config.json") == BaselineConfig.__name__
 
 
 def load_baseline(directory: str | os.PathLike[str]) -> BaselineModel:

@@ -18,11 +18,10 @@ from igpt_jax.errors import UserError
 from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.finetuning.head import ClassHead
 from igpt_jax.finetuning.task import Frozen, Parts, answer, init_classifier
-from igpt_jax.jsonfile import read_json
 from igpt_jax.model_config import ModelConfig, Tokenizer
 from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.programs import encode_images, in_parts
-from igpt_jax.serialization import from_dict
+from igpt_jax.serialization import config_kind, from_dict
 from igpt_jax.stored import load_tokenizer
 from igpt_jax.training.checkpoint import load_metadata, load_params
 from igpt_jax.typing import Array, Float, Params, UInt8
@@ -74,8 +73,7 @@ def _read(
 
 def is_classifier(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory is the run of a fine-tuned GPT."""
-    path = Path(directory) / "config.json"
-    return path.is_file() and read_json(path, "").get("kind") == FinetuneConfig.__name__
+    return config_kind(Path(directory) / "config.json") == FinetuneConfig.__name__
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> Classifier:

@@ -3,16 +3,12 @@
 from pathlib import Path
 from typing import Any, Final
 
-import grain
 import jax
 import numpy as np
 
 from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.few import few_of_each_class
-from igpt_jax.data.items import to_picture
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import make_dataset
-from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.recognition import confusion, mistakes
 from igpt_jax.finetuning.classifier import (
@@ -28,7 +24,7 @@ from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.measuring.pictures import all_pictures, read_pictures
 from igpt_jax.model import Model
 from igpt_jax.serialization import to_dict
-from igpt_jax.starting import check_one_process, check_stage, claim, open_both
+from igpt_jax.starting import check_one_process, check_stage, claim, open_both, picture_batches
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, load
 from igpt_jax.training.checkpoint import latest_step, save_params
 from igpt_jax.training.loop import train
@@ -91,7 +87,7 @@ def _train(
     }  # fmt: skip
     if latest_step(workdir / TOKENIZER_CHECKPOINTS) is None:
         save_params(workdir / TOKENIZER_CHECKPOINTS, model.tokenizer_params, metadata)
-    whole = replicated(mesh)
+    whole, size = replicated(mesh), config.training.global_batch_size
     frozen = Frozen(model.tokenizer_params, null_row(parts.gpt.config, model.config.attributes))
     train(
         finetune_task(
@@ -101,29 +97,13 @@ def _train(
             None if config.from_scratch else lambda: model.params,
         ),
         config.training,
-        train_data=_batches(config, sources["train"], "train"),
-        validation_data=_batches(config, sources["validation"], "validation"),
+        train_data=picture_batches(config, sources["train"], "train", size),
+        validation_data=picture_batches(config, sources["validation"], "validation", size),
         directory=workdir / CLASSIFIER,
         mesh=mesh,
         seed=config.seed,
         metadata=metadata,
         wandb_project=config.wandb_project,
-    )
-
-
-def _batches(config: FinetuneConfig, source: Source, split: Split) -> grain.IterDataset:
-    is_train = split == "train"
-    preparation = config.transform if is_train else deterministic(config.transform)
-    return make_dataset(
-        source,
-        transform=to_picture(preparation, None, 1),
-        global_batch_size=config.training.global_batch_size,
-        seed=config.seed,
-        shuffle=True,
-        num_epochs=None if is_train else 1,
-        num_threads=config.num_threads,
-        max_broken_share=config.max_broken_share,
-        drop_remainder=True,
     )
 
 
