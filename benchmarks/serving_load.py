@@ -2,7 +2,7 @@
 
     python benchmarks/serving_load.py runs/demo --out benchmarks/results/serving_load.json
 
-Each client asks for a picture, follows the job, fetches the file, and begins again. The sampler,
+Each client asks for pictures, follows the job, fetches the files, and begins again. The sampler,
 `Model.sample` of the same batch size in a process of its own, is measured before and after, while
 the server is there but has nothing to do.
 """
@@ -21,6 +21,7 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
@@ -69,58 +70,93 @@ class Memory(threading.Thread):
             self.found.append(pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-async def client(http, number, rows, end, heard):
+class Connection:
+    """HTTP/1.1 kept alive, with no more than this load needs: the clients share the machine."""
+
+    def __init__(self, url):
+        parts = urlsplit(url)
+        self.host, self.port = parts.hostname, parts.port
+        self.reader = self.writer = None
+
+    async def open(self):
+        """Connects."""
+        self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
+        return self
+
+    async def request(self, method, path, body=None, **headers):
+        """Status, headers and body of an answer; a broken connection is an error."""
+        data = b"" if body is None else json.dumps(body).encode()
+        given = {"host": f"{self.host}:{self.port}", "content-length": len(data), **headers}
+        if body is not None:
+            given["content-type"] = "application/json"
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {given[name]}" for name in given)]
+        self.writer.write("\r\n".join([*lines, "", ""]).encode() + data)
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        found = {name.lower(): value for name, _, value in (line.partition(": ") for line in head)}
+        if found.get("transfer-encoding") == "chunked":
+            return int(head[0].split()[1]), found, await self._chunks()
+        length = int(found.get("content-length", 0))
+        return int(head[0].split()[1]), found, await self.reader.readexactly(length)
+
+    async def _chunks(self):
+        parts = []
+        while size := int(await self.reader.readline(), 16):
+            parts.append(await self.reader.readexactly(size))
+            await self.reader.readexactly(2)
+        await self.reader.readexactly(2)
+        return b"".join(parts)
+
+
+async def client(http, number, rows, end, heard, args):
     """One client: jobs one after another until the time is up."""
-    count = 0
+    count, prefers = 0, {"prefer": f"wait={args.deadline:.0f}"} if args.wait else {}
     while time.monotonic() < end:
         count += 1
-        body = {**rows[number % len(rows)], "seed": number * 10_000 + count}
+        body = {**rows[number % len(rows)], "seed": number * 10_000 + count, "n": args.pictures}
         started = time.monotonic()
-        answer = await http.post("/v1/generate", json=body)
-        if answer.status_code == 429:
+        status, headers, data = await http.request("POST", "/v1/generate", body, **prefers)
+        if status == 429:
             heard["refused"] += 1
-            await asyncio.sleep(int(answer.headers["retry-after"]))
+            await asyncio.sleep(int(headers["retry-after"]))
             continue
-        if answer.status_code != 202:
-            heard["errors"].append(f"{answer.status_code} {answer.text[:200]}")
+        if status not in (200, 202):
+            heard["errors"].append(f"{status} {data[:200]}")
             continue
-        job = await follow(http, answer.json()["id"], heard["watched"])
+        job = json.loads(data)
+        if not args.wait:
+            job = await follow(http, job["id"], args.previews)
         if job.get("state") != "done":
             heard["errors"].append(f"{job.get('state')} {job.get('reason')}")
             continue
+        for picture in job["pictures"]:
+            status, _, data = await http.request("GET", picture["url"])
+            if status != 200 or not data.startswith(b"\x89PNG"):
+                heard["errors"].append(f"file {status}")
         heard["seconds"].append(time.monotonic() - started)
-        heard["ends"].append(time.monotonic())
-        file = await http.get(job["pictures"][0]["url"])
-        if file.status_code != 200 or not file.content.startswith(b"\x89PNG"):
-            heard["errors"].append(f"file {file.status_code}")
+        heard["ends"] += [time.monotonic()] * len(job["pictures"])
 
 
 async def follow(http, id, previews):
-    kind, job = "", {}
-    path = f"/v1/jobs/{id}/events"
-    async with http.stream("GET", path, params={"previews": previews}) as answer:
-        async for line in answer.aiter_lines():
-            name, _, value = line.partition(": ")
-            if name == "event":
-                kind = value
-            elif name == "data" and kind == "end":
-                job = json.loads(value)
-    return job
+    path = f"/v1/jobs/{id}/events?previews={str(previews).lower()}"
+    _, _, data = await http.request("GET", path)  # whole: the connection goes on at its end
+    last = data.decode().rpartition("event: end")[2]
+    lines = [line.removeprefix("data: ") for line in last.splitlines() if line.startswith("data")]
+    return json.loads(lines[0]) if lines else {}
 
 
 async def load(url, args):
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx2.AsyncClient(base_url=url, timeout=args.deadline + 30, limits=limits) as http:
-        model = (await http.get("/v1/models")).json()["models"][0]
-        rows = [{"prompt": prompt} for prompt in PROMPTS]
-        if not model["takes_text"]:
-            rows = [{"label": label} for label in range(min(10, model["num_classes"]))] or [{}]
-        heard = {"refused": 0, "errors": [], "seconds": [], "ends": [], "watched": args.previews}
-        started = time.monotonic()
-        end = started + args.seconds
-        await asyncio.gather(*(client(http, i, rows, end, heard) for i in range(args.clients)))
-        heard["done"] = sum(at <= end for at in heard.pop("ends"))
-        metrics = (await http.get("/metrics")).text
+    http = await Connection(url).open()
+    model = json.loads((await http.request("GET", "/v1/models"))[2])["models"][0]
+    rows = [{"prompt": prompt} for prompt in PROMPTS]
+    if not model["takes_text"]:
+        rows = [{"label": label} for label in range(min(10, model["num_classes"]))] or [{}]
+    heard = {"refused": 0, "errors": [], "seconds": [], "ends": []}
+    end = time.monotonic() + args.seconds
+    clients = [await Connection(url).open() for _ in range(args.clients)]
+    await asyncio.gather(*(client(one, i, rows, end, heard, args) for i, one in enumerate(clients)))
+    heard["done"] = sum(at <= end for at in heard.pop("ends"))
+    http = await Connection(url).open()  # the first was idle for too long
+    metrics = (await http.request("GET", "/metrics"))[2].decode()
     told = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     share = float(told["igpt_batch_rows"]) / float(told["igpt_batch_slots"])
     return {**heard, "rows_share": round(share, 4)}
@@ -177,7 +213,9 @@ def run(args):
         "clients": args.clients,
         "seconds": args.seconds,
         "batch_size": args.batch_size,
+        "pictures_a_job": args.pictures,
         "previews": args.previews,
+        "waits": args.wait,
         "jobs": len(heard["seconds"]),
         "refused_429": heard["refused"],
         "errors": len(heard["errors"]),
@@ -204,7 +242,9 @@ def main():
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--deadline", type=float, default=120.0)
     parser.add_argument("--database", help="a URL; SQLite in a new folder by default")
+    parser.add_argument("--pictures", type=int, default=1, help="of each job")
     parser.add_argument("--previews", action="store_true", help="all clients watch pictures grow")
+    parser.add_argument("--wait", action="store_true", help="one answer, when pictures are drawn")
     parser.add_argument("--bare-seconds", type=float, default=20.0)
     parser.add_argument("--bare", type=float, help="measure the sampler alone, for so many seconds")
     parser.add_argument("--out", type=Path)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select, text
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, literal_column, select, text
 
 from igpt_jax.serving.database import Database
 from igpt_jax.serving.schema import pictures
@@ -82,6 +82,11 @@ class Query:
 
 _COLUMNS = [pictures.c[name] for name in Picture.__annotations__]
 
+# Put together once, as those of jobs.
+_BY_ID = select(*_COLUMNS).where(pictures.c.id == bindparam("id"))
+_BY_ID_AND_CLIENT = _BY_ID.where(pictures.c.client == bindparam("client"))
+_OF_JOB = select(*_COLUMNS).where(pictures.c.job == bindparam("job")).order_by(pictures.c.index)
+
 
 class Album:
     """The pictures of a database.
@@ -120,17 +125,16 @@ class Album:
 
     def of_job(self, job: str) -> list[Picture]:
         """The pictures of a job, in their order."""
-        found = select(*_COLUMNS).where(pictures.c.job == job).order_by(pictures.c.index)
         with self.database.reading() as connection:
-            return [Picture(**row._asdict()) for row in connection.execute(found)]
+            return [Picture(**row._asdict()) for row in connection.execute(_OF_JOB, {"job": job})]
 
     def picture(self, id: str, client: str | None = None) -> Picture | None:
         """A picture; of one client, if one is named."""
-        wanted = select(*_COLUMNS).where(pictures.c.id == id)
+        wanted, given = _BY_ID, {"id": id}
         if client is not None:
-            wanted = wanted.where(pictures.c.client == client)
+            wanted, given = _BY_ID_AND_CLIENT, {"id": id, "client": client}
         with self.database.reading() as connection:
-            row = connection.execute(wanted).one_or_none()
+            row = connection.execute(wanted, given).one_or_none()
         return None if row is None else Picture(**row._asdict())
 
     def remove(self, id: str) -> bool:

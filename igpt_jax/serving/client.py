@@ -76,7 +76,7 @@ class Client:
         """
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self.patience = patience
-        self._http = http or httpx2.Client(base_url=url, timeout=timeout)
+        self._http, self._timeout = http or httpx2.Client(base_url=url, timeout=timeout), timeout
         self._http.headers.update(headers)
 
     def __enter__(self) -> "Client":
@@ -96,21 +96,28 @@ class Client:
         """The models, and what can be asked of each."""
         return self._json("GET", "/v1/models")["models"]
 
-    def generate(self, *, repeat_key: str | None = None, **asked: Any) -> dict[str, Any]:
+    def generate(
+        self, *, repeat_key: str | None = None, wait: int = 0, **asked: Any
+    ) -> dict[str, Any]:
         """Asks for pictures.
 
         Args:
             repeat_key: the same request once more with the same key gets the same job.
+            wait: seconds that the answer may take, to hold the pictures if they are done by then.
             asked: what `POST /v1/generate` takes, such as `prompt`, `label`, `n` and `seed`.
 
         Returns:
-            The job, which is not done yet.
+            The job, which is not done yet unless that was waited for.
 
         Raises:
             ServerError: it is refused.
         """
         headers = {} if repeat_key is None else {"idempotency-key": repeat_key}
-        return self._json("POST", "/v1/generate", json=asked, headers=headers)
+        given: dict[str, Any] = {"json": asked, "headers": headers}
+        if wait:
+            headers["prefer"] = f"wait={wait}"
+            given["timeout"] = self._timeout + wait
+        return self._json("POST", "/v1/generate", **given)
 
     def complete(
         self,

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +29,9 @@ from igpt_jax.stored import load
 
 _MAX_HEADERS = 32 * 1024  # bytes
 _MAX_CONNECTIONS = 1_024
+# Seconds until a thread gives way: the one that owns the device waits for its turn a few times a
+# segment, and Python's 5 ms are as long as a token.
+_TURN = 0.0005
 
 
 def serve(
@@ -68,6 +72,7 @@ def serve(
         prompt_filter=default_prompt_filter if prompt_list is None else read_phrases(prompt_list),
     )
     first = Path(directories[0])
+    sys.setswitchinterval(_TURN)
     home = (first if first.is_dir() else Path()).resolve() / "serving"
     opened = Database(database or f"sqlite:///{home / 'igpt.db'}")
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import threading
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from igpt_jax.errors import UserError
 
 BUSY_SECONDS = 30
+_CONNECTIONS = 40  # as many as threads of requests; more would be made and closed all the time
 _MIGRATES = 4_913_402_113  # any number: the name of PostgreSQL's lock
 
 
@@ -56,13 +58,17 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not is_shared:
                 self._lock = _lock_file(path)
-            self.engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+            self.engine = create_engine(
+                parsed, connect_args={"timeout": BUSY_SECONDS}, pool_size=_CONNECTIONS
+            )
             _begin_ourselves(self.engine)
         else:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self.engine = create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=16)
         self._writer = self.engine.execution_options(igpt_writes=True)  # the same connections
+        # SQLite lets who waits to write look again after a while; a lock wakes the next at once.
+        self._turn = threading.Lock() if self.is_sqlite else contextlib.nullcontext()
         try:
             self._migrate()
         except SQLAlchemyError as error:
@@ -79,7 +85,7 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that writes: all of it or nothing is there afterwards."""
-        with self._writer.begin() as connection:
+        with self._turn, self._writer.begin() as connection:
             yield connection
 
     def is_well(self) -> bool:

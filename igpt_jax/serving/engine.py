@@ -70,6 +70,10 @@ class Listener(Protocol):
         """Whether somebody watches it."""
         ...
 
+    def took(self) -> None:
+        """Pictures that waited are drawn now: there is room for others."""
+        ...
+
     def drew(self, job: str, tokens: int, total: int, previews: Mapping[int, Any]) -> None:
         """Tokens of all its pictures that are there, and pictures that grow, by index."""
         ...
@@ -267,6 +271,7 @@ class Engine:
 
     def _draw(self, rows: list[Row]) -> None:
         """One batch, from the first token to pictures."""
+        self.listener.took()
         painter = self.painters[rows[0][0].painter]
         rows = [row for row in rows if self._is_read(painter, row[0])]
         if not rows:

@@ -25,7 +25,9 @@ class News:
     has_ended: bool = False
 
 
-PAUSE: Final = 0.2  # seconds between two news: nobody sees more, and each costs the server time
+# Seconds between two news: nobody sees more, and each costs the server time.
+PAUSE: Final = 0.2
+PAUSE_WITHOUT_PREVIEWS: Final = 1.0  # who only waits looks at numbers
 
 
 class Watcher:
@@ -39,7 +41,7 @@ class Watcher:
         self._feed, self._job, self.wants_previews = feed, job, wants_previews
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
         self._ended, self._rests_until = asyncio.Event(), 0.0
-        self._news, self._lock = News(), threading.Lock()
+        self._news, self._lock, self._is_told = News(), threading.Lock(), False
 
     async def next(self, seconds: float) -> News:
         """News, or empty ones after some time; the end at once, others after a pause."""
@@ -51,11 +53,21 @@ class Watcher:
                 await self._changed.wait()
         except TimeoutError:
             return News()
-        self._rests_until = self._loop.time() + PAUSE
+        pause = PAUSE if self.wants_previews else PAUSE_WITHOUT_PREVIEWS
+        self._rests_until = self._loop.time() + pause
         with self._lock:
             self._changed.clear()
+            self._is_told = False
             news, self._news = self._news, News(has_ended=self._news.has_ended)
         return news
+
+    async def end(self, seconds: float) -> bool:
+        """Waits for nothing but the end; whether it came in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ended.wait()
+        except TimeoutError:
+            return False
 
     def close(self) -> None:
         """Wants no more."""
@@ -71,8 +83,10 @@ class Watcher:
             if self.wants_previews:
                 self._news.previews.update(previews)
             self._news.has_ended |= has_ended
+            was_told, self._is_told = self._is_told, True
         try:
-            self._loop.call_soon_threadsafe(self._changed.set)
+            if not was_told:  # waking the loop costs more than all else here
+                self._loop.call_soon_threadsafe(self._changed.set)
             if has_ended:
                 self._loop.call_soon_threadsafe(self._ended.set)
         except RuntimeError:  # the server's loop is closed already

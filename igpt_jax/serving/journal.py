@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from igpt_jax.serving.database import Database
 from igpt_jax.serving.schema import audit
@@ -23,12 +23,18 @@ class Journal:
 
     def write(self, client: str, action: str, subject: str, **detail: Any) -> None:
         """Adds an entry."""
+        with self.database.writing() as connection:
+            self.add(connection, client, action, subject, **detail)
+
+    def add(
+        self, connection: Connection, client: str, action: str, subject: str, **detail: Any
+    ) -> None:
+        """Adds an entry within a transaction of something else: both are there, or neither."""
         row = {
             "at": self.clock(), "client": client, "action": action, "subject": subject,
             "detail": detail,
         }  # fmt: skip
-        with self.database.writing() as connection:
-            connection.execute(insert(audit).values(row))
+        connection.execute(insert(audit), row)
 
     def entries(self, limit: int = 100, before: int | None = None) -> list[dict[str, Any]]:
         """The newest first, of those with smaller numbers than `before`."""

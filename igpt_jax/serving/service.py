@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import Connection
+
 from igpt_jax.errors import UserError
 from igpt_jax.serving.album import Album, Picture
 from igpt_jax.serving.asks import Ask
@@ -115,8 +117,9 @@ class Service:
         count: int,
         seconds: float | None,
         repeat_key: str | None = None,
+        id: str | None = None,
     ) -> tuple[Job, bool]:
-        """Takes a request of `count` pictures for good.
+        """Takes a request of `count` pictures for good, as a job of that id.
 
         Returns:
             The job, and whether it is new.
@@ -134,7 +137,7 @@ class Service:
                 self.journal.write(client, "refuse", model.name)
                 raise UserError(refusal)
         model.painter.check(ask)
-        id, inputs = new_id(), {}
+        id, inputs = id or new_id(), {}
         for kind, image in (("image", ask.image), ("mask", ask.mask)):
             if image is not None:
                 pixels = image if kind == "image" else image[..., None].repeat(3, -1) * 255
@@ -142,10 +145,14 @@ class Service:
                 self.files.put(inputs[kind], plain_png(pixels.astype("uint8")))
         wanted = min(settings.deadline if seconds is None else seconds, settings.max_deadline)
         total = count * model.info.num_tokens
+
+        def note(connection: Connection) -> None:
+            self.journal.add(connection, client, "generate", id, model=model.name, n=count)
+
         try:
             job, is_new = self.store.accept(
                 client, model.name, ask.settings, count, total, wanted, id=id, inputs=inputs,
-                repeat_key=repeat_key, max_waiting=settings.max_waiting,
+                repeat_key=repeat_key, max_waiting=settings.max_waiting, also=note,
             )  # fmt: skip
         except Exception:
             self._remove(inputs)
@@ -153,12 +160,13 @@ class Service:
         if not is_new:
             self._remove(inputs)
             return job, False
-        self.journal.write(client, "generate", job.id, model=model.name, n=count)
         self.worker.wake()
         return job, True
 
-    def again(self, client: str, picture: Picture, seed: int | None) -> Job:
-        """Draws what a picture was asked to be, of another seed.
+    def again(
+        self, client: str, picture: Picture, seed: int | None, id: str | None = None
+    ) -> tuple[Job, bool]:
+        """Draws what a picture was asked to be, of another seed; else as `accept`.
 
         Raises:
             UserError: what it was made from is gone.
@@ -174,7 +182,7 @@ class Service:
         seed = random_seed() if seed is None else seed
         asked: dict[str, Any] = {**job.settings, **inputs, "seed": seed}
         ask = Ask(**asked)
-        return self.accept(client, self.model(job.model), ask, 1, None)[0]
+        return self.accept(client, self.model(job.model), ask, 1, None, id=id)
 
     def cancel(self, client: str, job: Job) -> bool:
         """Ends a job that nobody wants; whether it had not ended."""

@@ -88,6 +88,31 @@ class Job:
 
 _COLUMNS = [jobs.c[name] for name in Job.__annotations__]
 
+# What every request needs is put together once: that takes longer than to run it.
+_BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("id"))
+_BY_ID_AND_CLIENT = _BY_ID.where(jobs.c.client == bindparam("client"))
+_WAITING = select(func.coalesce(func.sum(jobs.c.count), 0)).where(jobs.c.state == "queued")
+_ACCEPT = insert(jobs)
+_OURS = and_(
+    jobs.c.id == bindparam("job"),
+    jobs.c.owner == bindparam("by"),
+    jobs.c.attempt == bindparam("claim"),
+    jobs.c.state == "running",
+)
+_END = (
+    update(jobs)
+    .where(_OURS)
+    .values(
+        state=bindparam("now"),
+        reason=bindparam("why"),
+        finished=bindparam("at"),
+        tokens=case((bindparam("now") == "done", jobs.c.total), else_=jobs.c.tokens),
+        owner=None,
+        lease_until=None,
+    )
+)
+_ADD_PICTURES = insert(pictures)
+
 
 def new_id() -> str:
     """A name that nobody can guess."""
@@ -118,6 +143,7 @@ class Store:
         inputs: Mapping[str, str] | None = None,
         repeat_key: str | None = None,
         max_waiting: int = 256,
+        also: Callable[[Connection], None] | None = None,
     ) -> tuple[Job, bool]:
         """Takes a job: once it returns, the job is not lost.
 
@@ -132,6 +158,7 @@ class Store:
             inputs: names of its files.
             repeat_key: the client's own name for the request; the same once more gets the same job.
             max_waiting: pictures that may wait, with its own.
+            also: what else to write in the transaction of a new job.
 
         Returns:
             The job, and whether it is new.
@@ -155,7 +182,9 @@ class Store:
                 waiting = self._waiting(connection)
                 if waiting + count > max_waiting:
                     raise Full(waiting)
-                connection.execute(insert(jobs).values(row))
+                connection.execute(_ACCEPT, row)
+                if also is not None:
+                    also(connection)
         except IntegrityError:  # the same request at the same moment
             with self.database.reading() as connection:
                 known = self._repeated(connection, client, repeat_key or "")
@@ -268,7 +297,7 @@ class Store:
             if not self._end(connection, id, owner, attempt, "done", None, now):
                 return False
             added = [{"job": id, "created": now, **row} for row in rows]
-            connection.execute(insert(pictures), added)
+            connection.execute(_ADD_PICTURES, added)
             return True
 
     def fail(self, id: str, owner: str, attempt: int, state: str, reason: str) -> bool:
@@ -322,11 +351,11 @@ class Store:
 
     def job(self, id: str, client: str | None = None) -> Job | None:
         """A job; of one client, if one is named."""
-        wanted = select(*_COLUMNS).where(jobs.c.id == id)
+        wanted, given = _BY_ID, {"id": id}
         if client is not None:
-            wanted = wanted.where(jobs.c.client == client)
+            wanted, given = _BY_ID_AND_CLIENT, {"id": id, "client": client}
         with self.database.reading() as connection:
-            return _job(connection.execute(wanted).one_or_none())
+            return _job(connection.execute(wanted, given).one_or_none())
 
     def counts(self) -> dict[str, int]:
         """Jobs that wait and that are drawn, and pictures that wait."""
@@ -341,8 +370,7 @@ class Store:
         return {"queued": queued[0], "running": running[0], "pictures": int(queued[1])}
 
     def _waiting(self, connection: Connection) -> int:
-        waiting = select(func.coalesce(func.sum(jobs.c.count), 0)).where(jobs.c.state == "queued")
-        return int(connection.execute(waiting).scalar_one())
+        return int(connection.execute(_WAITING).scalar_one())
 
     def _repeated(self, connection: Connection, client: str, repeat_key: str) -> Job | None:
         same = and_(jobs.c.client == client, jobs.c.repeat_key == repeat_key)
@@ -358,13 +386,8 @@ class Store:
         reason: str | None,
         now: float,
     ) -> bool:
-        changes: dict[str, Any] = {"state": state, "reason": reason, "finished": now}
-        if state == "done":
-            changes["tokens"] = jobs.c.total
-        ours = and_(jobs.c.owner == owner, jobs.c.attempt == attempt, jobs.c.state == "running")
-        ended = update(jobs).where(jobs.c.id == id, ours)
-        changed = connection.execute(ended.values(owner=None, lease_until=None, **changes))
-        return changed.rowcount == 1
+        given = {"job": id, "by": owner, "claim": attempt, "now": state, "why": reason, "at": now}
+        return connection.execute(_END, given).rowcount == 1
 
 
 def _job(row: Any) -> Job | None:

@@ -111,22 +111,24 @@ class Worker:
         """Whether somebody watches it."""
         return self._feed.wants_previews(job)
 
+    def took(self) -> None:
+        """Looks for the next batch while this one is drawn."""
+        self._wake.set()
+
     def drew(self, job: str, tokens: int, total: int, previews: Mapping[int, Any]) -> None:
         """Passes on how far a job is."""
         with self._lock:
             if job in self._held:
                 self._held[job].tokens = tokens
         self._feed.tell(job, tokens=tokens, total=total, previews=previews)
-        self._wake.set()
 
     def done(self, job: str, images: UInt8[np.ndarray, "n h w 3"]) -> None:
         """Has its pictures written, in another thread."""
-        self._wake.set()
         self._savers.submit(self._settle, job, lambda job: self._save(job, images))
 
     def failed(self, job: str, reason: str, *, is_late: bool) -> None:
         """Has it noted, in another thread."""
-        self._wake.set()
+        self._wake.set()  # a job that fails may leave room without a batch
         state = "late" if is_late else "failed"
         self._savers.submit(self._settle, job, lambda job: self._fail(job, state, reason))
 

@@ -125,6 +125,53 @@ def test_events_of_a_job_that_has_ended(http):
     assert [kind for kind, _ in events(http, job["id"])] == ["end"]
 
 
+@pytest.mark.parametrize("prefer", ["wait=20", "respond-async, Wait = 20; foo=1"])
+def test_an_answer_that_waits_for_the_pictures(http, service, prefer):
+    answer = http.post("/v1/generate", json={"label": 1, "n": 5}, headers={"prefer": prefer})
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=20")
+    job = answer.json()
+    assert job["state"] == "done"
+    assert [picture["index"] for picture in job["pictures"]] == [0, 1, 2, 3, 4]
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    again = http.post(f"/v1/pictures/{job['pictures'][0]['id']}/again", json={"seed": 9},
+                      headers={"prefer": prefer})  # fmt: skip
+    assert (again.status_code, again.json()["pictures"][0]["seed"]) == (200, 9)
+    files = {"image": png(GREY), "mask": png(HALF)}
+    whole = http.post("/v1/complete", files=files, headers={"prefer": prefer})
+    assert (whole.status_code, whole.json()["state"]) == (200, "done")
+    assert service.feed.num_watchers == 0
+
+
+def test_an_answer_that_waits_no_longer_than_asked(http, service):
+    painter = service.models["cards"].painter
+    painter.gate.clear()
+    asked, headers = {"seed": 3}, {"prefer": "wait=1", "idempotency-key": "k"}
+    started = time.monotonic()
+    first = http.post("/v1/generate", json=asked, headers=headers)
+    assert 1 <= time.monotonic() - started < 5
+    assert (first.status_code, first.json()["state"]) == (202, "running")
+    painter.gate.set()
+    second = http.post("/v1/generate", json=asked, headers={**headers, "prefer": "wait=20"})
+    assert (second.status_code, second.json()["state"]) == (200, "done")
+    assert second.json()["id"] == first.json()["id"]
+    third = http.post("/v1/generate", json=asked, headers=headers)
+    assert (third.status_code, len(third.json()["pictures"])) == (200, 1)
+
+
+@pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "await=9", "wait=", "wait=99999999"])
+def test_preferences_that_are_not_understood_do_not_count(http, prefer):
+    answer = http.post("/v1/generate", json={}, headers={"prefer": prefer})
+    assert answer.status_code == 202
+    assert "preference-applied" not in answer.headers
+
+
+def test_a_job_that_fails_while_somebody_waits(http):
+    asked = {"label": 2, "seed": 666}
+    answer = http.post("/v1/generate", json=asked, headers={"prefer": "wait=20"})
+    assert (answer.status_code, answer.json()["state"]) == (200, "failed")
+    assert "expected another" in answer.json()["reason"]
+
+
 def test_files_say_what_made_them(http):
     picture = draw(http, label=0, seed=9, prompt="红桃")["pictures"][0]
     url = picture["url"]

@@ -16,7 +16,10 @@ from igpt_jax.serving.engine import DEADLINE, Engine, Order, Overloaded
 class Heard:
     def __init__(self):
         self.images, self.failures, self.steps, self.previews = {}, {}, [], []
-        self.watched = set()
+        self.watched, self.batches = set(), 0
+
+    def took(self):
+        self.batches += 1
 
     def wants_previews(self, job):
         return job in self.watched

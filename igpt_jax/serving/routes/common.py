@@ -1,6 +1,6 @@
 """What the endpoints share: the service, the client, and what is wrong."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
@@ -39,7 +39,7 @@ def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def the_service(request: Request) -> Service:
+async def the_service(request: Request) -> Service:  # async: no thread is woken for it
     """The service of the app."""
     return request.app.state.service
 
@@ -47,10 +47,10 @@ def the_service(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(the_service)]
 
 
-def allowed(scope: str) -> Callable[[Request], Client]:
+def allowed(scope: str) -> Callable[[Request], Awaitable[Client]]:
     """A dependency: the client, if it may do something."""
 
-    def client(request: Request) -> Client:
+    async def client(request: Request) -> Client:
         found: Client = request.state.client
         if not found.may(scope):
             raise HTTPException(403, f"key: expected one that allows {scope}, got another")

@@ -5,21 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Header, Response, UploadFile
 from pydantic import Field
 
-from igpt_jax.errors import UserError
-from igpt_jax.serving.engine import Overloaded
-from igpt_jax.serving.routes.common import (
-    Generating,
-    ServiceOf,
-    check_open,
-    problems,
-    refused,
-    upload_bytes,
-)
+from igpt_jax.serving.routes.common import Generating, ServiceOf, problems, upload_bytes
+from igpt_jax.serving.routes.waiting import DONE, Prefer, accepted
 from igpt_jax.serving.security import Client
 from igpt_jax.serving.service import Service
-from igpt_jax.serving.store import Full, Job
+from igpt_jax.serving.store import Job
 from igpt_jax.serving.uploads import as_mask, read_upload
-from igpt_jax.serving.views import Asked, Generate, JobView, job_view
+from igpt_jax.serving.views import Asked, Generate, JobView
 
 router = APIRouter(prefix="/v1", tags=["generate"])
 
@@ -46,47 +38,48 @@ class Complete(Asked):
     )
 
 
-@router.post("/generate", status_code=202, responses=problems(400, 413, 503))
-def generate(
+@router.post("/generate", status_code=202, responses={**DONE, **problems(400, 413, 503)})
+async def generate(
     request: Generate,
     response: Response,
     service: ServiceOf,
     client: Generating,
     repeat_key: RepeatKey = None,
+    prefer: Prefer = None,
 ) -> JobView:
     """Accepts pictures of a text, a class, attributes or nothing; they are drawn afterwards.
 
-    Follow the job at `/v1/jobs/{id}/events`.
+    Follow the job at `/v1/jobs/{id}/events`, or prefer to wait for it.
     """
-    check_open(service)
-    try:
+
+    def take(id: str) -> tuple[Job, bool]:
         model = service.model(request.model)
         ask = request.ask(model.info.class_names, attributes=request.attributes)
-        taken = service.accept(client.id, model, ask, request.n, request.deadline, repeat_key)
-    except (UserError, ValueError, Full, Overloaded) as error:
-        raise refused(error, service, request.n) from error
-    return _accepted(service, response, *taken)
+        count, seconds = request.n, request.deadline
+        return service.accept(client.id, model, ask, count, seconds, repeat_key, id)
+
+    return await accepted(service, response, take, request.n, prefer)
 
 
-@router.post("/complete", status_code=202, responses=problems(400, 413, 503))
-def complete(
+@router.post("/complete", status_code=202, responses={**DONE, **problems(400, 413, 503)})
+async def complete(
     request: Annotated[Complete, Form()],
     response: Response,
     service: ServiceOf,
     client: Generating,
     repeat_key: RepeatKey = None,
+    prefer: Prefer = None,
 ) -> JobView:
     """Accepts a picture of which a part is drawn anew, `n` times."""
-    check_open(service)
-    try:
-        taken = _complete(request, service, client, repeat_key)
-    except (UserError, ValueError, Full, Overloaded) as error:
-        raise refused(error, service, request.n) from error
-    return _accepted(service, response, *taken)
+
+    def take(id: str) -> tuple[Job, bool]:
+        return _complete(request, service, client, repeat_key, id)
+
+    return await accepted(service, response, take, request.n, prefer)
 
 
 def _complete(
-    request: Complete, service: Service, client: Client, repeat_key: str | None
+    request: Complete, service: Service, client: Client, repeat_key: str | None, id: str
 ) -> tuple[Job, bool]:
     model, settings = service.model(request.model), service.settings
     limits = {"max_bytes": settings.max_upload, "max_pixels": settings.max_pixels}
@@ -97,9 +90,4 @@ def _complete(
         mask = as_mask(read_upload(data, size, **limits, name="mask"))
     parts = {"image": image, "mask": mask, "keep": request.keep, "vary": request.vary}
     ask = request.ask(model.info.class_names, **parts)
-    return service.accept(client.id, model, ask, request.n, request.deadline, repeat_key)
-
-
-def _accepted(service: Service, response: Response, job: Job, is_new: bool) -> JobView:
-    response.headers["location"] = f"/v1/jobs/{job.id}"
-    return job_view(job, [] if is_new else service.album.of_job(job.id))
+    return service.accept(client.id, model, ask, request.n, request.deadline, repeat_key, id)

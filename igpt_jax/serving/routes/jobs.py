@@ -2,22 +2,21 @@
 
 import base64
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, HTTPException
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from igpt_jax.serving.feed import News
+from igpt_jax.serving.feed import News, Watcher
 from igpt_jax.serving.provenance import preview_file
 from igpt_jax.serving.routes.common import Deleting, Reading, ServiceOf, problems
+from igpt_jax.serving.routes.waiting import pause_of
+from igpt_jax.serving.service import Service
 from igpt_jax.serving.store import Job
 from igpt_jax.serving.views import Id, JobView, job_view
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
-
-LOOK = 1.0  # seconds between two looks at the database, where another server may draw
-LOOK_ALONE = 5.0  # the same where no other server can: news come from this process, too
 
 
 def visible_job(id: Id, service: ServiceOf, client: Reading) -> Job:
@@ -28,28 +27,30 @@ def visible_job(id: Id, service: ServiceOf, client: Reading) -> Job:
     return job
 
 
-Visible = Annotated[Job, Depends(visible_job)]
-
-
-def watchable_job(job: Visible, service: ServiceOf) -> Job:
-    """The same, if one more may watch."""
+async def watched_job(
+    id: Id, service: ServiceOf, client: Reading, previews: bool = True
+) -> AsyncIterator[tuple[Watcher, Job]]:
+    """A watcher of the job, and then the job itself: nothing is missed between the two."""
     if service.feed.num_watchers >= service.settings.max_events:
         raise HTTPException(429, "too many connections follow jobs", {"retry-after": "2"})
-    return job
+    watcher = service.feed.watch(id, wants_previews=previews)
+    try:
+        yield watcher, await to_thread.run_sync(visible_job, id, service, client)
+    finally:
+        watcher.close()
 
 
 @router.get("/jobs/{id}", responses=problems(404))
-def job(job: Visible, service: ServiceOf) -> JobView:
+def job(id: Id, service: ServiceOf, client: Reading) -> JobView:
     """How far a job is, and its pictures when it is done."""
-    return job_view(job, service.album.of_job(job.id))
+    found = visible_job(id, service, client)
+    return job_view(found, service.album.of_job(id))
 
 
 @router.delete("/jobs/{id}", responses=problems(404))
 def cancel(id: Id, service: ServiceOf, client: Deleting) -> JobView:
     """Cancels a job; of one that has ended nothing changes."""
-    found = service.store.job(id, client.sees)
-    if found is None:
-        raise HTTPException(404, "job: expected one that the client may see, found none")
+    found = visible_job(id, service, client)
     service.cancel(client.id, found)
     now = service.store.job(id) or found
     return job_view(now, service.album.of_job(id))
@@ -57,7 +58,7 @@ def cancel(id: Id, service: ServiceOf, client: Deleting) -> JobView:
 
 @router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=problems(404))
 async def events(
-    job: Annotated[Job, Depends(watchable_job)], service: ServiceOf, previews: bool = True
+    watched: Annotated[tuple[Watcher, Job], Depends(watched_job)], service: ServiceOf
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events of a job, until it ends.
 
@@ -65,34 +66,40 @@ async def events(
     URL. `end`: the job with its pictures. Where another server draws it, there are no previews; who
     only waits leaves them off, for they cost the server time.
     """
-    watcher = service.feed.watch(job.id, wants_previews=previews)
-    try:
-        tokens, look = -1, LOOK_ALONE if service.database.is_sqlite else LOOK
-        while True:
-            now = await to_thread.run_sync(service.store.job, job.id)
-            if now is None or now.has_ended:
-                break
-            if now.tokens > tokens:
-                tokens = now.tokens
-                yield _progress(now.state, tokens, now.total)
-            news = await watcher.next(look)
-            while news.tokens is not None or news.previews:
-                if news.tokens is not None and news.tokens > tokens:
-                    tokens = news.tokens
-                    yield _progress("running", tokens, news.total)
+    watcher, job = watched
+    tokens, look = -1, pause_of(service)
+    end = await to_thread.run_sync(_end, service, job) if job.has_ended else None
+    while end is None:
+        if job.tokens > tokens:
+            tokens = job.tokens
+            yield _progress(job.state, tokens, job.total)
+        news = await watcher.next(look)
+        while news.tokens is not None or news.previews:
+            if news.tokens is not None and news.tokens > tokens:
+                tokens = news.tokens
+                yield _progress("running", tokens, news.total)
+            if news.previews:
                 for event in await to_thread.run_sync(_previews, news):
                     yield event
-                news = News() if news.has_ended else await watcher.next(look)
-            if service.stops.is_set():
-                return
-        if now is not None:
-            yield ServerSentEvent(event="end", data=await to_thread.run_sync(_view, service, now))
-    finally:
-        watcher.close()
+            news = News() if news.has_ended else await watcher.next(look)
+        if service.stops.is_set():
+            return
+        found, end = await to_thread.run_sync(_look, service, job.id)
+        if found is None:  # nothing is deleted while somebody looks, but a database may be reset
+            return
+        job = found
+    yield end
 
 
-def _view(service: Any, job: Job) -> dict[str, Any]:
-    return job_view(job, service.album.of_job(job.id)).model_dump()
+def _look(service: Service, id: str) -> tuple[Job | None, ServerSentEvent | None]:
+    """A job as it is now, and the last event if it has ended."""
+    job = service.store.job(id)
+    return job, _end(service, job) if job is not None and job.has_ended else None
+
+
+def _end(service: Service, job: Job) -> ServerSentEvent:
+    view = job_view(job, service.album.of_job(job.id))
+    return ServerSentEvent(event="end", raw_data=view.model_dump_json())
 
 
 def _progress(state: str, tokens: int, total: int) -> ServerSentEvent:

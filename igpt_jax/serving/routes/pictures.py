@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from igpt_jax.errors import UserError
 from igpt_jax.serving import album
 from igpt_jax.serving.album import Picture
 from igpt_jax.serving.provenance import webp_file
@@ -14,11 +13,10 @@ from igpt_jax.serving.routes.common import (
     Generating,
     Reading,
     ServiceOf,
-    check_open,
     problems,
-    refused,
 )
-from igpt_jax.serving.store import Full
+from igpt_jax.serving.routes.waiting import DONE, Prefer, accepted
+from igpt_jax.serving.store import Job
 from igpt_jax.serving.views import (
     Id,
     JobView,
@@ -28,7 +26,6 @@ from igpt_jax.serving.views import (
     PictureView,
     Seed,
     Text,
-    job_view,
     picture_view,
 )
 
@@ -110,12 +107,14 @@ def picture(picture: Visible) -> PictureView:
     },
 )
 def file(
-    picture: Visible,
+    id: Id,
     service: ServiceOf,
+    client: Reading,
     format: Literal["png", "webp"] = "png",
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A picture's file, with its settings (PNG) and that a model made it (both) inside."""
+    picture = visible_picture(id, service, client)  # here, not as a dependency: one thread for both
     tag = f'"{picture.sha256}-{format}"'
     headers = {"etag": tag, "cache-control": "private, max-age=86400"}
     if if_none_match == tag:
@@ -137,15 +136,20 @@ def remove(id: Id, service: ServiceOf, client: Deleting) -> None:
         raise HTTPException(404, NONE)
 
 
-@router.post("/pictures/{id}/again", status_code=202, responses=problems(400, 404, 413, 503))
-def again(
-    picture: Visible, service: ServiceOf, client: Generating, request: Again, response: Response
+@router.post(
+    "/pictures/{id}/again", status_code=202, responses={**DONE, **problems(400, 404, 413, 503)}
+)
+async def again(
+    picture: Visible,
+    service: ServiceOf,
+    client: Generating,
+    request: Again,
+    response: Response,
+    prefer: Prefer = None,
 ) -> JobView:
     """Draws what the picture was asked to be, of another seed."""
-    check_open(service)
-    try:
-        job = service.again(client.id, picture, request.seed)
-    except (UserError, Full) as error:
-        raise refused(error, service) from error
-    response.headers["location"] = f"/v1/jobs/{job.id}"
-    return job_view(job, [])
+
+    def take(id: str) -> tuple[Job, bool]:
+        return service.again(client.id, picture, request.seed, id)
+
+    return await accepted(service, response, take, 1, prefer)
