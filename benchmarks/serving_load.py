@@ -158,7 +158,7 @@ async def load(url, args):
     http = await Connection(url).open()  # the first was idle for too long
     metrics = (await http.request("GET", "/metrics"))[2].decode()
     told = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
-    share = float(told["igpt_batch_rows"]) / float(told["igpt_batch_slots"])
+    share = float(told["igpt_rows"]) / float(told["igpt_places"])
     return {**heard, "rows_share": round(share, 4)}
 
 

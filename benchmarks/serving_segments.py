@@ -38,10 +38,12 @@ def painting(model, batch_size, segments, takes_text):
             else Ask(label=i % 10, seed=seed)
             for i in range(batch_size)
         ]
-        batch = painter.begin([(painter.read(ask), 0) for ask in asks])
-        for end in painter.ends:
-            batch = painter.advance(batch, end)
-        painter.finish(batch)
+        hand = painter.enter(
+            None, batch_size, [(painter.read(ask), 0) for ask in asks], range(batch_size)
+        )
+        while min(hand.positions) < painter.num_tokens:
+            hand = painter.advance(hand)
+        painter.finish(hand, range(batch_size))
 
     return draw
 

@@ -160,28 +160,66 @@ def advance(
         end: the position to reach. It and `start` may be traced: one program for all segments.
         num_slots: room in the cache, to which it grows.
     """
-    is_guided = drawing.sampling.cfg_scale is not None
 
     def step(position: Int[Array, ""], carry: tuple[Array, Any]) -> tuple[Array, Any]:
-        tokens, kv_cache = carry
-        last = jax.lax.dynamic_index_in_dim(tokens, position - 1, axis=1, keepdims=False)
-        fed = jnp.tile(last, 2) if is_guided else last
-        logits, kv_cache = model.apply(
-            {"params": params},
-            fed,
-            kv_cache,
-            method="decode_step",
-            **_cells(drawing, position - 1, 1),
-        )
-        chosen = _choose(drawing, logits, position)
-        tokens = jax.lax.dynamic_update_index_in_dim(tokens, chosen, position, axis=1)
-        return tokens, kv_cache
+        return _draw_one(model, params, drawing, position, *carry)
 
     grown = grow_kv_cache(drawing.kv_cache, num_slots)
     tokens, kv_cache = jax.lax.fori_loop(start, end, step, (drawing.tokens, grown))
     return dataclasses.replace(
         drawing, tokens=tokens, position=jnp.asarray(end, jnp.int32), kv_cache=kv_cache
     )
+
+
+def advance_rows(
+    model: GPT | RAR, params: Params, rows: Drawing, num_steps: int, num_slots: int
+) -> Drawing:
+    """Draws on in rows that are at positions of their own; where all is there, nothing changes.
+
+    Args:
+        model: the GPT (static).
+        params: its parameters.
+        rows: drawings of one picture each, stacked along a new first axis.
+        num_steps: tokens to draw in each row that lacks as many.
+        num_slots: room in the cache of a row, to which it grows.
+    """
+
+    def one(row: Drawing) -> Drawing:
+        given = model, params, row, row.position, row.tokens, row.kv_cache
+        tokens, kv_cache = _draw_one(*given)
+        is_missing = row.position < row.tokens.shape[1]
+        return dataclasses.replace(
+            row,
+            tokens=jnp.where(is_missing, tokens, row.tokens),
+            position=row.position + is_missing,
+            kv_cache=kv_cache,
+        )
+
+    grown = jax.vmap(lambda kv_cache: grow_kv_cache(kv_cache, num_slots))(rows.kv_cache)
+    rows = dataclasses.replace(rows, kv_cache=grown)
+    return jax.lax.scan(lambda rows, _: (jax.vmap(one)(rows), None), rows, length=num_steps)[0]
+
+
+def _draw_one(
+    model: GPT | RAR,
+    params: Params,
+    drawing: Drawing,
+    position: Int[Array, ""],
+    tokens: Int[Array, "b s"],
+    kv_cache: Any,
+) -> tuple[Int[Array, "b s"], Any]:
+    """The token at a position of each row, and the cache with the token before it."""
+    last = jax.lax.dynamic_index_in_dim(tokens, position - 1, axis=1, keepdims=False)
+    fed = last if drawing.sampling.cfg_scale is None else jnp.tile(last, 2)
+    logits, kv_cache = model.apply(
+        {"params": params},
+        fed,
+        kv_cache,
+        method="decode_step",
+        **_cells(drawing, position - 1, 1),
+    )
+    chosen = _choose(drawing, logits, position)
+    return jax.lax.dynamic_update_index_in_dim(tokens, chosen, position, axis=1), kv_cache
 
 
 def _cells(drawing: Drawing, start: Array | int, length: int) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """The engine: one thread that owns the device and draws for many at once.
 
-Pictures of different jobs and settings share a batch of a fixed shape, for every setting is an
-array with one value a row. A batch is drawn in segments of tokens; new pictures come in when it is
-done, not between two tokens: all rows of a key-value cache share one length, from which positions,
-masks and rotary angles follow, and a length of its own for each row would turn the one contiguous
-write of a step into a scatter, for every user of the model and not only for a server. What a
-segment gives instead: progress, pictures that grow, an end to what nobody waits for, and questions
-of others answered in between.
+Pictures of different jobs and settings are drawn side by side in a table of a fixed shape, for
+every setting is an array with one value a row. Rows are drawn in segments of tokens; between two of
+them those that are done leave and others enter, each at a token of its own: a newcomer waits for a
+segment, not for the pictures of others. (`benchmarks/serving_admission.py` measures both ways: rows
+with lengths of their own cost no more than those of a batch that begins and ends together.) A
+segment also gives progress, pictures that grow, an end to what nobody waits for, and questions of
+others answered in between.
 """
 
 import logging
@@ -34,31 +34,49 @@ class Overloaded(Exception):
 
 @runtime_checkable
 class Painter(Protocol):
-    """What draws batches of one model; called by the engine's thread alone."""
+    """What draws pictures of one model; called by the engine's thread alone.
+
+    What it has in hand is its own: rows at places 0 to size - 1, some of them free. What a method
+    is given is used up.
+    """
 
     sizes: tuple[int, ...]
-    """Rows of the batches that it has programs for, ascending."""
-    ends: tuple[int, ...]
-    """Tokens that are there after each segment; the last is all."""
+    """Rows of what it may have in hand, ascending."""
+    num_tokens: int
+    """Of a picture."""
 
     def read(self, ask: Any) -> Any:
-        """What `begin` takes of a job; raises `UserError`."""
+        """What `enter` takes of a job; raises `UserError`."""
         ...
 
-    def begin(self, rows: Sequence[tuple[Any, int]]) -> Any:
-        """Starts a batch of what was read and the index of the picture in its job."""
+    def fits(self, hand: Any, ask: Any) -> bool:
+        """Whether a picture can be drawn beside those in hand; None is nothing in hand."""
         ...
 
-    def advance(self, batch: Any, end: int) -> Any:
-        """Draws to `end` tokens; when it returns, they are there."""
+    def enter(
+        self, hand: Any, size: int, rows: Sequence[tuple[Any, int]], places: Sequence[int]
+    ) -> Any:
+        """Takes what was read and the index of the picture in its job, to places that are free."""
         ...
 
-    def preview(self, batch: Any) -> UInt8[np.ndarray, "b h w 3"]:
-        """What is there of the pictures."""
+    def resize(self, hand: Any, kept: Sequence[int], size: int) -> Any:
+        """Rows at some places, in this order, and free ones up to another size."""
         ...
 
-    def finish(self, batch: Any) -> UInt8[np.ndarray, "b h w 3"]:
-        """The pictures."""
+    def leave(self, hand: Any, places: Sequence[int]) -> Any:
+        """What is in hand with some places free."""
+        ...
+
+    def advance(self, hand: Any) -> Any:
+        """Draws a segment of all rows; when it returns, its tokens are there."""
+        ...
+
+    def preview(self, hand: Any, places: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"]:
+        """What is there of the pictures at some places."""
+        ...
+
+    def finish(self, hand: Any, places: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"]:
+        """The pictures at some places, which are done."""
         ...
 
 
@@ -116,6 +134,33 @@ class Order:
 Row = tuple[Order, int]
 
 
+@dataclass
+class _Hand:
+    """What one painter has in hand.
+
+    Attributes:
+        painter: whose it is.
+        held: the painter's own; None before anything entered.
+        rows: by place; None where it is free.
+        takes_more: whether others may enter; not once somebody waits whose pictures do not fit.
+    """
+
+    painter: Painter
+    held: Any = None
+    rows: list[Row | None] = field(default_factory=list)
+    takes_more: bool = True
+
+    @property
+    def places(self) -> list[int]:
+        """Those that are taken."""
+        return [place for place, row in enumerate(self.rows) if row is not None]
+
+    @property
+    def room(self) -> int:
+        """How many may enter."""
+        return self.painter.sizes[-1] - len(self.places) if self.takes_more else 0
+
+
 class Engine:
     """Draws orders, first the oldest of each client in turn.
 
@@ -123,13 +168,16 @@ class Engine:
         painters: what draws, by name.
         listener: who hears of it.
         max_rows: pictures that may wait; more is refused.
+        rows_drawn: pictures that were begun.
+        rows_advanced: rows of all segments.
+        places_advanced: the same with those that were free.
     """
 
     def __init__(
         self, painters: Mapping[str, Painter], listener: Listener, max_rows: int = 256
     ) -> None:
         self.painters, self.listener, self.max_rows = dict(painters), listener, max_rows
-        self.rows_drawn = self.slots_drawn = 0
+        self.rows_drawn = self.rows_advanced = self.places_advanced = 0
         self._orders: dict[str, Order] = {}
         self._clients: OrderedDict[str, deque[Order]] = OrderedDict()
         self._steps: deque[tuple[Generator[None, None, Any], Future]] = deque()
@@ -225,75 +273,126 @@ class Engine:
         return sum(len(order.waiting) for order in self._orders.values())
 
     def _run(self) -> None:
+        hand: _Hand | None = None
         while True:
             with self._changed:
-                rows = [] if self._stops else self._take()
-                while not (rows or self._steps or self._stops):
-                    self._changed.wait(self._until_deadline())
-                    rows = self._take()
-                if self._stops:
+                while not (hand or self._steps or self._stops or self._clients):
+                    self._changed.wait()
+                self._drop_late()
+                if self._stops and (hand is None or self._abandons):
                     return
+                hand, rows = (hand, []) if self._stops else self._take(hand)
             self._step_others()
             if rows:
-                self._draw(rows)
+                self.listener.took()
+            if hand is not None:
+                hand = self._draw(hand, rows)
 
-    def _take(self) -> list[Row]:
-        """Rows of the next batch: one of each client in turn, all of one painter."""
-        late = [order for order in self._orders.values() if order.deadline <= time.monotonic()]
+    def _drop_late(self) -> None:
+        now = time.monotonic()
+        with self._changed:
+            late = [order for order in self._orders.values() if order.deadline <= now]
         for order in late:
             self._drop(order, DEADLINE, is_late=True)
+
+    def _take(self, hand: _Hand | None) -> tuple[_Hand | None, list[Row]]:
+        """Rows that enter: one of each client in turn, as long as they fit."""
         rows: list[Row] = []
-        painter, passed = None, 0
+        passed, is_left_out = 0, False
+        if hand is not None and not self._is_time(hand):
+            return hand, rows
         while self._clients and passed < len(self._clients):
+            if hand is not None and len(rows) >= hand.room:
+                break
             client, orders = next(iter(self._clients.items()))
             while orders and (orders[0].is_dead or not orders[0].waiting):
                 orders.popleft()
             if not orders:
                 del self._clients[client]
                 continue
-            order = next(
-                (o for o in orders if painter in (None, o.painter) and o.waiting and not o.is_dead),
-                None,
-            )
+            order = self._first_that_fits(orders, hand)
+            if order is None:
+                is_left_out = True
+                if hand is not None and hand.held is not None:
+                    break  # it is this client's turn, as soon as all is done that is in hand
+                passed += 1
             self._clients.move_to_end(client)
             if order is None:
-                passed += 1
                 continue
-            painter, passed = order.painter, 0
+            passed = 0
+            hand = hand or _Hand(self.painters[order.painter])
             rows.append((order, order.waiting.popleft()))
-            if len(rows) == self.painters[painter].sizes[-1]:
-                break
-        return rows
+        if hand is not None and is_left_out:
+            hand.takes_more = False  # or others would keep those waiting who do not fit
+        return hand, rows
 
-    def _until_deadline(self) -> float | None:
-        ends = [order.deadline for order in self._orders.values()]
-        return max(0.0, min(ends) - time.monotonic()) if ends and min(ends) < np.inf else None
+    def _is_time(self, hand: _Hand) -> bool:
+        """Whether to let others in: all who wait, or as many as make up for what that costs.
 
-    def _draw(self, rows: list[Row]) -> None:
-        """One batch, from the first token to pictures."""
-        self.listener.took()
-        painter = self.painters[rows[0][0].painter]
+        Under load, rows so come to begin and end together, which takes one program for all.
+        """
+        return self._count_waiting() <= hand.room or 2 * hand.room >= hand.painter.sizes[-1]
+
+    def _first_that_fits(self, orders: deque[Order], hand: _Hand | None) -> Order | None:
+        for order in orders:
+            if order.is_dead or not order.waiting:
+                continue
+            if hand is None:
+                return order
+            is_same = self.painters[order.painter] is hand.painter
+            # A newcomer need not fit beside others that enter with it into an empty hand.
+            if is_same and (hand.held is None or hand.painter.fits(hand.held, order.ask)):
+                return order
+        return None
+
+    def _draw(self, hand: _Hand, rows: list[Row]) -> _Hand | None:
+        """One segment; what is in hand after it."""
+        painter = hand.painter
         rows = [row for row in rows if self._is_read(painter, row[0])]
+        try:
+            self._enter(hand, rows)
+            if not hand.places:
+                return None
+            hand.held = painter.advance(hand.held)
+            self.rows_advanced += len(hand.places)
+            self.places_advanced += len(hand.rows)
+            self._let_go(hand)
+            return None if self._abandons else self._report(hand)
+        except Exception as error:  # whatever a model raises must not end the thread
+            logger.exception("drawing failed")
+            for order, _ in [*rows, *(row for row in hand.rows if row is not None)]:
+                self._drop(order, f"drawing failed ({type(error).__name__})")
+            return None
+
+    def _enter(self, hand: _Hand, rows: list[Row]) -> None:
+        """Puts rows into free places, of which there may be more or fewer than before."""
+        taken, painter = hand.places, hand.painter
+        size = next((size for size in painter.sizes if size >= len(taken) + len(rows)), 0)
+        if size and size != len(hand.rows):
+            if hand.held is not None and taken:
+                hand.held = painter.resize(hand.held, taken, size)
+            kept = [hand.rows[place] for place in taken]
+            hand.rows = [*kept, *[None] * (size - len(kept))]
         if not rows:
             return
-        try:
-            batch = painter.begin([(order.what, index) for order, index in rows])
-            self.rows_drawn += len(rows)
-            self.slots_drawn += next(size for size in painter.sizes if size >= len(rows))
-            for end in painter.ends:
-                batch = painter.advance(batch, end)
-                self._step_others()
-                if not self._goes_on(rows):
-                    return
-                if end < painter.ends[-1]:
-                    self._report(rows, end, painter, batch)
-            images = painter.finish(batch)
-        except Exception as error:  # whatever a model raises must not end the thread
-            logger.exception("a batch failed")
-            for order, _ in rows:
-                self._drop(order, f"drawing failed ({type(error).__name__})")
-            return
-        self._hand_out(rows, painter.ends[-1], images)
+        free = [place for place, row in enumerate(hand.rows) if row is None][: len(rows)]
+        for place, row in zip(free, rows, strict=True):
+            hand.rows[place] = row
+        reads = [(order.what, index) for order, index in rows]
+        hand.held = painter.enter(hand.held, len(hand.rows), reads, free)
+        self.rows_drawn += len(rows)
+
+    def _let_go(self, hand: _Hand) -> None:
+        """Frees the places of what nobody waits for any more."""
+        self._drop_late()
+        gone = [place for place in hand.places if _row(hand, place)[0].is_dead]
+        if gone:
+            self._free(hand, gone)
+
+    def _free(self, hand: _Hand, places: list[int]) -> None:
+        hand.held = hand.painter.leave(hand.held, places)
+        for place in places:
+            hand.rows[place] = None
 
     def _is_read(self, painter: Painter, order: Order) -> bool:
         if order.what is None and not order.is_dead:
@@ -306,43 +405,40 @@ class Engine:
                 self._drop(order, f"reading failed ({type(error).__name__})")
         return not order.is_dead
 
-    def _goes_on(self, rows: list[Row]) -> bool:
-        """Whether anybody waits for a batch; what is late is dropped."""
-        now = time.monotonic()
-        for order, _ in rows:
-            if order.deadline <= now:
-                self._drop(order, DEADLINE, is_late=True)
-        return not self._abandons and any(not order.is_dead for order, _ in rows)
-
     def _drop(self, order: Order, reason: str, *, is_late: bool = False) -> None:
         if self.cancel(order.job):
             self.listener.failed(order.job, reason, is_late=is_late)
 
-    def _report(self, rows: list[Row], end: int, painter: Painter, batch: Any) -> None:
-        orders = {order.job: order for order, _ in rows if not order.is_dead}
-        watched = {job for job in orders if self.listener.wants_previews(job)}
-        images = painter.preview(batch) if watched else None
-        for order, index in rows:
-            order.tokens[index] = end
+    def _report(self, hand: _Hand) -> _Hand | None:
+        """Hands out what is done and tells of the rest; what is in hand then."""
+        positions, total = hand.held.positions, hand.painter.num_tokens
+        done = [place for place in hand.places if positions[place] >= total]
+        images = hand.painter.finish(hand.held, done) if done else []
+        seen: dict[str, dict[int, Any]] = {}  # what is new of each job that goes on, by index
+        for place, image in zip(done, images, strict=True):
+            order, index = _row(hand, place)
+            order.images[index] = image
+            seen.setdefault(order.job, {})[index] = image
+        growing = [place for place in hand.places if place not in done]
+        watched = [p for p in growing if self.listener.wants_previews(_row(hand, p)[0].job)]
+        previews = hand.painter.preview(hand.held, watched) if watched else []
+        for place, image in zip(watched, previews, strict=True):
+            order, index = _row(hand, place)
+            seen.setdefault(order.job, {})[index] = image
+        for place in hand.places:
+            order, index = _row(hand, place)
+            order.tokens[index] = min(positions[place], total)
+        orders = {order.job: order for order, _ in (_row(hand, place) for place in hand.places)}
         for job, order in orders.items():
-            grown = {}
-            if images is not None and job in watched:
-                grown = {index: images[i] for i, (o, index) in enumerate(rows) if o is order}
-            total = order.count * painter.ends[-1]
-            self.listener.drew(job, sum(order.tokens.values()), total, grown)
-
-    def _hand_out(self, rows: list[Row], total: int, images: UInt8[np.ndarray, "b h w 3"]) -> None:
-        for (order, index), image in zip(rows, images, strict=False):
-            order.images[index], order.tokens[index] = image, total
-        for order in {order.job: order for order, _ in rows}.values():
             if len(order.images) < order.count:
-                drawn = {i: order.images[i] for o, i in rows if o is order}
-                if not order.is_dead:
-                    now = sum(order.tokens.values())
-                    self.listener.drew(order.job, now, order.count * total, drawn)
-            elif self.cancel(order.job):
+                count = sum(order.tokens.values())
+                self.listener.drew(job, count, order.count * total, seen.get(job, {}))
+            elif self.cancel(job):
                 pictures = [order.images[index] for index in range(order.count)]
-                self.listener.done(order.job, np.stack(pictures))
+                self.listener.done(job, np.stack(pictures))
+        if done:
+            self._free(hand, done)
+        return hand if hand.places else None
 
     def _step_others(self) -> None:
         """One step of what others asked."""
@@ -361,3 +457,9 @@ class Engine:
         else:
             with self._changed:
                 self._steps.append((steps, future))
+
+
+def _row(hand: _Hand, place: int) -> Row:
+    row = hand.rows[place]
+    assert row is not None
+    return row

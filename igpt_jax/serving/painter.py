@@ -1,10 +1,9 @@
-"""Draws batches of a trained model for the engine: a few compiled programs of fixed shapes."""
+"""Draws pictures of a trained model for the engine: a few compiled programs of fixed shapes."""
 
 import dataclasses
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,26 +13,26 @@ import numpy as np
 from igpt_jax.asking import Reader, Request, is_guidable, kinds_of, one_part
 from igpt_jax.errors import UserError
 from igpt_jax.model import Model
-from igpt_jax.model_config import Generator as Predictor
-from igpt_jax.models.attention import KVCache, grow_kv_cache
-from igpt_jax.models.conditioning import Condition, null_condition
+from igpt_jax.models.conditioning import null_condition
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.orders import known_first
 from igpt_jax.models.var import VAR
 from igpt_jax.programs import decode_tokens
-from igpt_jax.sampling.drawing import (
-    Drawing,
-    SamplingParams,
-    advance,
-    begin,
-    cache_sizes,
-    lead_slots,
-)
+from igpt_jax.sampling.drawing import SamplingParams, lead_slots
 from igpt_jax.sampling.guidance import guidance_scales
 from igpt_jax.sampling.sampler import SamplingConfig
 from igpt_jax.sampling.scales import generate_scales
 from igpt_jax.serving.asks import Ask
-from igpt_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+from igpt_jax.serving.table import (
+    Newcomers,
+    Table,
+    advance,
+    cells,
+    enter,
+    leave,
+    resize,
+)
+from igpt_jax.typing import Array, Bool, Float, Int, Key, UInt8
 
 UNKNOWN = 232  # grey of what is not there yet
 
@@ -60,18 +59,21 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows on the device; those behind the last that was asked for repeat it.
+class Whole:
+    """Pictures that are drawn at once, of models whose rows cannot come and go.
 
     Attributes:
-        drawing: tokens so far; of VAR what it is drawn from, then its tokens.
-        lead: cache slots before the first cell.
-        position: tokens that are there.
+        given: what they are drawn from.
+        tokens: int `[b l]`; None before they are drawn.
+        positions: tokens that each has.
     """
 
-    drawing: Any
-    lead: int
-    position: int
+    given: Any
+    tokens: Any
+    positions: tuple[int, ...]
+
+
+Hand = Table | Whole
 
 
 class ModelPainter:
@@ -82,8 +84,9 @@ class ModelPainter:
 
     Attributes:
         model: what draws.
-        sizes: rows of its batches, ascending; the smallest that holds all rows is taken.
-        ends: tokens after each segment.
+        sizes: rows of its tables, ascending; the smallest that holds all rows is taken.
+        num_tokens: of a picture.
+        segment: tokens that are drawn at once.
     """
 
     def __init__(self, model: Model, sizes: Sequence[int] = (1, 8), num_segments: int = 8) -> None:
@@ -104,9 +107,8 @@ class ModelPainter:
             raise UserError("serve: expected the model's text encoder in its directory, found none")
         self.model, self.gpt, self.kinds = model, gpt, kinds
         self.sizes = tuple(sorted(set(sizes)))
-        length, parts = gpt.config.seq_len, max(1, num_segments)
-        ends = {math.ceil(length * part / parts) for part in range(1, parts + 1)}
-        self.ends = (length,) if isinstance(gpt, VAR) else tuple(sorted(ends | {length}))
+        self.num_tokens = gpt.config.seq_len
+        self.segment = math.ceil(self.num_tokens / max(1, num_segments))
 
     def check(self, ask: Ask) -> None:
         """Refuses what the model cannot take, without the device.
@@ -163,14 +165,50 @@ class ModelPainter:
         condition, negative = jax.tree.map(np.asarray, (asked.condition, negative))
         return Read(ask.seed, condition, negative, asked.sampling, tokens, is_known)
 
-    def begin(self, rows: Sequence[tuple[Read, int]]) -> Batch:
-        """Reads conditions and draws the first token."""
-        size = next(size for size in self.sizes if size >= len(rows))
-        rows = [*rows, *[rows[-1]] * (size - len(rows))]
+    def fits(self, hand: Hand | None, ask: Ask) -> bool:
+        """Whether a picture can be drawn beside those in hand."""
+        if hand is None:
+            return True
+        if isinstance(hand, Whole):
+            return False
+        # Without guidance, rows have one cache: another cannot be had for those that are there.
+        return hand.is_guided or ask.sampling(self.model.config.sampling).cfg_scale == 1
+
+    def enter(
+        self, hand: Hand | None, size: int, rows: Sequence[tuple[Read, int]], places: Sequence[int]
+    ) -> Hand:
+        """Takes what was read and the index of the picture in its job, to places that are free."""
+        start = 0
+        for count in self._parts(len(rows)):
+            end = start + count
+            hand = self._enter(hand, size, rows[start:end], places[start:end])
+            start = end
+        assert hand is not None
+        return hand
+
+    def _parts(self, count: int) -> list[int]:
+        """Parts of newcomers that enter at once: padding may double them, and no more."""
+        parts = []
+        while count:
+            size = next(size for size in self.sizes if size >= count)
+            if size > 2 * count and not isinstance(self.gpt, VAR):
+                size = max((size for size in self.sizes if size <= count), default=size)
+            parts.append(min(size, count))
+            count -= parts[-1]
+        return parts
+
+    def _enter(
+        self, hand: Hand | None, size: int, rows: Sequence[tuple[Read, int]], places: Sequence[int]
+    ) -> Hand:
+        padded = next(size for size in self.sizes if size >= len(rows))
+        rows = [*rows, *[rows[-1]] * (padded - len(rows))]
         reads = [read for read, _ in rows]
         seeds = np.asarray([read.seed for read in reads], np.uint32)
         keys = _keys(seeds, np.asarray([index for _, index in rows], np.uint32))
-        sampling = self._sampling([read.sampling for read in reads])
+        is_guided = hand is not None and not isinstance(hand, Whole) and hand.is_guided
+        has_filters = isinstance(hand, Table) and hand.rows.sampling.top_k is not None
+        settings = [read.sampling for read in reads]
+        sampling = self._sampling(settings, is_guided=is_guided, has_filters=has_filters)
         condition, negative = (
             jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *trees)
             for trees in (
@@ -179,51 +217,45 @@ class ModelPainter:
             )
         )
         if isinstance(self.gpt, VAR):
-            return Batch((keys, condition, sampling, negative), 0, 0)
+            return Whole((keys, condition, sampling, negative), None, (0,) * padded)
+        assert not isinstance(hand, Whole)
         known, order = self._known(reads)
         lead = lead_slots(self.gpt.config, condition)
-        drawing = _begin(
-            self.gpt,
-            self.model.params,
-            keys,
-            condition,
-            sampling,
-            known,
-            negative,
-            order,
-            self._slots(lead, 1),
-        )
-        return Batch(drawing, lead, 1)
+        new = Newcomers(keys, condition, negative, sampling, known, order, lead)
+        return enter(self.gpt, self.model.params, hand, size, new, places)
 
-    def advance(self, batch: Batch, end: int) -> Batch:
-        """Draws to `end` tokens, and waits for them; the batch that is given is used up."""
+    def resize(self, hand: Hand, kept: Sequence[int], size: int) -> Hand:
+        """What is in hand, with the places that are named before those that are free."""
+        return hand if isinstance(hand, Whole) else resize(hand, kept, size)
+
+    def leave(self, hand: Hand, places: Sequence[int]) -> Hand:
+        """What is in hand, with some places free."""
+        return hand if isinstance(hand, Whole) else leave(hand, places)
+
+    def advance(self, hand: Hand) -> Hand:
+        """Draws a segment of all rows, and waits for it; what is given is used up."""
         model: Any = self.model
-        if isinstance(self.gpt, VAR):
-            keys, condition, sampling, negative = batch.drawing
-            given = (self.gpt, model.params, model.tokenizer, model.tokenizer_params)
-            drawn = generate_scales(*given, keys, condition, sampling, negative)
-            return Batch(jax.block_until_ready(drawn), 0, end)
-        slots = self._slots(batch.lead, end)
-        kv_cache, rest = batch.drawing.kv_cache, dataclasses.replace(batch.drawing, kv_cache=None)
-        if slots != self._slots(batch.lead, batch.position):
-            kv_cache = _grow(kv_cache, slots)
-        drawing = _advance(self.gpt, model.params, kv_cache, rest, end, slots)
-        jax.block_until_ready(drawing.position)
-        return Batch(drawing, batch.lead, end)
+        if isinstance(hand, Table):
+            return advance(self.gpt, model.params, hand, self.segment)
+        keys, condition, sampling, negative = hand.given
+        given = (self.gpt, model.params, model.tokenizer, model.tokenizer_params)
+        drawn = generate_scales(*given, keys, condition, sampling, negative)
+        there = (self.num_tokens,) * len(hand.positions)
+        return Whole(hand.given, jax.block_until_ready(drawn), there)
 
-    def preview(self, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
-        """The pictures so far; what is not there is grey."""
+    def preview(self, hand: Hand, places: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"]:
+        """The pictures at some places so far; what is not there is grey."""
         rows, columns = self.model.tokenizer.grid_shape
-        there = np.asarray(batch.drawing.is_there).reshape(-1, rows, columns)
-        images = self._decode(batch.drawing.by_cell)
+        tokens, is_there = self._cells(hand, places)
+        there = np.asarray(is_there)[: len(places)].reshape(-1, rows, columns)
+        images = self._decode(tokens)[: len(places)]
         cell = images.shape[1] // rows, images.shape[2] // columns
         shown = there.repeat(cell[0], axis=1).repeat(cell[1], axis=2)
         return np.where(shown[..., None], images, np.uint8(UNKNOWN))
 
-    def finish(self, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
-        """The pictures."""
-        is_var = isinstance(self.gpt, VAR)
-        return self._decode(batch.drawing if is_var else batch.drawing.by_cell)
+    def finish(self, hand: Hand, places: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"]:
+        """The pictures at some places, which are done."""
+        return self._decode(self._cells(hand, places)[0])[: len(places)]
 
     def classify(
         self, image: UInt8[np.ndarray, "s s 3"]
@@ -252,34 +284,43 @@ class ModelPainter:
                     read = self.read(
                         dataclasses.replace(ask, cfg_scale=cfg_scale, top_p=top_p, top_k=0)
                     )
-                    batch = self.begin([(read, i) for i in range(size)])
-                    for end in self.ends:
-                        batch = self.advance(batch, end)
-                        if end < self.ends[-1]:
-                            self.preview(batch)
-                    self.finish(batch)
+                    self._draw_all(read, size)
                     count += 1
         return count
+
+    def _draw_all(self, read: Read, size: int) -> None:
+        """A full table, and all that may happen to it at each size of its cache."""
+        hand = self._enter(None, size, [(read, 0)] * size, range(size))
+        for some in self.sizes:
+            self.preview(hand, range(min(some, size)))
+        known = 0
+        while max(hand.positions) < self.num_tokens:
+            hand = self.advance(hand)
+            if isinstance(hand, Table) and hand.num_slots != known:
+                known = hand.num_slots
+                for count in {1, size - 1} if size > 1 else ():  # the last goes on
+                    hand = self._enter(hand, size, [(read, 0)] * count, range(count))
+                for other in self.sizes:
+                    self.resize(hand, [size - 1], other)
 
     @property
     def _attributes_are_open(self) -> bool:
         config: Any = self.gpt.config
         return bool(config.attribute_drop_prob) or is_guidable(config)
 
-    def _slots(self, lead: int, end: int) -> int:
-        sizes = cache_sizes(lead + self.gpt.config.seq_len - 1)
-        return next(size for size in sizes if size >= lead + end - 1)
-
-    def _sampling(self, rows: Sequence[SamplingConfig]) -> SamplingParams:
+    def _sampling(
+        self, rows: Sequence[SamplingConfig], *, is_guided: bool, has_filters: bool
+    ) -> SamplingParams:
+        """How to draw some rows, among others that may have guidance and filters."""
         scales = None
-        if any(row.cfg_scale != 1 for row in rows):
+        if is_guided or any(row.cfg_scale != 1 for row in rows):
             length = self.gpt.config.seq_len
             if isinstance(self.gpt, VAR):  # its schedule is its own
                 scales = np.asarray([row.cfg_scale for row in rows], np.float32)
             else:
                 scales = np.stack([_scales(row, length) for row in rows])
         top_k = top_p = None
-        if any(row.top_k or row.top_p < 1 for row in rows):
+        if has_filters or any(row.top_k or row.top_p < 1 for row in rows):
             top_k = np.asarray([row.top_k for row in rows], np.int32)
             top_p = np.asarray([row.top_p for row in rows], np.float32)
         temperature = np.asarray([row.temperature for row in rows], np.float32)
@@ -302,6 +343,17 @@ class ModelPainter:
             )
         return known, order
 
+    def _cells(
+        self, hand: Hand, places: Sequence[int]
+    ) -> tuple[Int[Array, "n l"], Bool[Array, "n l"]]:
+        """Tokens at some places, and which are there; places are padded to a size of tables."""
+        size = next(size for size in self.sizes if size >= len(places))
+        indices = np.asarray([*places, *[places[-1]] * (size - len(places))], np.int32)
+        if isinstance(hand, Table):
+            return cells(hand.rows, indices)
+        tokens = hand.tokens[indices]
+        return tokens, jnp.ones(tokens.shape, bool)
+
     def _decode(self, tokens: Int[Array, "b l"]) -> UInt8[np.ndarray, "b h w 3"]:
         model = self.model
         return np.asarray(decode_tokens(model.tokenizer, model.tokenizer_params, tokens))
@@ -321,38 +373,3 @@ def _scales(sampling: SamplingConfig, length: int) -> Float[np.ndarray, " l"]:
 def _keys(seeds: Any, indices: Any) -> Key[Array, " b"]:
     """As `image_keys`, of several seeds."""
     return jax.vmap(lambda seed, i: jax.random.fold_in(jax.random.key(seed), i))(seeds, indices)
-
-
-@partial(jax.jit, static_argnums=(0, 8))
-def _begin(
-    gpt: Predictor,
-    params: Params,
-    keys: Key[Array, " b"],
-    condition: Condition,
-    sampling: SamplingParams,
-    known: Any,
-    negative: Condition,
-    order: Int[Array, "b l"] | None,
-    num_slots: int,
-) -> Drawing:
-    assert not isinstance(gpt, VAR)
-    prompt = jnp.zeros((len(keys), 0), jnp.int32)
-    return begin(gpt, params, keys, condition, sampling, prompt, known, negative, order, num_slots)
-
-
-_grow = jax.jit(grow_kv_cache, static_argnums=1)
-
-
-# The cache is the next segment's alone; a copy of it would cost as much as several tokens.
-@partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
-def _advance(
-    gpt: Predictor,
-    params: Params,
-    kv_cache: KVCache,
-    rest: Drawing,
-    end: int | Int[Array, ""],
-    num_slots: int,
-) -> Drawing:
-    assert not isinstance(gpt, VAR)
-    drawing = dataclasses.replace(rest, kv_cache=kv_cache)
-    return advance(gpt, params, drawing, drawing.position, end, num_slots)

@@ -65,8 +65,8 @@ class Service:
         engine = self.worker.engine
         watch = self.metrics.watch
         watch("igpt_waiting_pictures", "Pictures that wait.", self._waiting)
-        watch("igpt_batch_rows", "Rows of batches that were asked for.", lambda: engine.rows_drawn)
-        watch("igpt_batch_slots", "Rows of batches in all.", lambda: engine.slots_drawn)
+        watch("igpt_rows", "Rows of all segments.", lambda: engine.rows_advanced)
+        watch("igpt_places", "The same with free ones.", lambda: engine.places_advanced)
         watch("igpt_watchers", "Connections that follow a job.", lambda: self.feed.num_watchers)
 
     def start(self) -> None:

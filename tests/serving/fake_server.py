@@ -22,16 +22,17 @@ class TimedPainter(FakePainter):
     seconds = float(os.environ.get("IGPT_FAKE_SECONDS", "0"))
     log = os.environ.get("IGPT_FAKE_LOG")
 
-    def advance(self, batch, end):
+    def advance(self, hand):
         time.sleep(self.seconds)
-        return super().advance(batch, end)
+        return super().advance(hand)
 
-    def finish(self, batch):
+    def finish(self, hand, places):
         if self.log is not None:
-            lines = "".join(f"{os.getpid()} {ask.seed} {index}\n" for ask, index in batch)
+            drawn = [hand.rows[place] for place in places]
+            lines = "".join(f"{os.getpid()} {ask.seed} {index}\n" for ask, index in drawn)
             with open(self.log, "a") as file:  # appending lines at once is atomic
                 file.write(lines)
-        return super().finish(batch)
+        return super().finish(hand, places)
 
 
 def main():

@@ -575,8 +575,8 @@ def test_health_and_metrics(http, service):
     text = http.get("/metrics").text
     for line in (
         'igpt_requests_total{method="POST",path="/v1/generate",status="202"} 1.0',
-        'igpt_jobs_total{state="done"} 1.0', "igpt_pictures_total 3.0", "igpt_batch_rows 3.0",
-        "igpt_batch_slots 4.0", "igpt_waiting_pictures 0.0",
+        'igpt_jobs_total{state="done"} 1.0', "igpt_pictures_total 3.0", "igpt_rows 12.0",
+        "igpt_places 16.0", "igpt_waiting_pictures 0.0",
     ):  # fmt: skip
         assert line in text
     http.get("/v1/secret-path-of-someone")

@@ -88,7 +88,7 @@ def test_mixed_settings_share_batches_and_clients_take_turns(engine, painter, he
     drawn = [seed for batch in painter.batches for _, seed, _ in batch]
     assert drawn[:6] == [1, 2, 3, 1, 2, 1]
     assert list(heard.images) == ["one", "few", "many"]
-    assert (engine.rows_drawn, engine.slots_drawn) == (12, 12)
+    assert (engine.rows_drawn, engine.rows_advanced, engine.places_advanced) == (12, 48, 48)
 
 
 def test_a_newcomer_does_not_wait_for_all_of_another(engine, painter, heard):
@@ -109,10 +109,10 @@ def test_a_small_batch_takes_a_small_shape(engine, painter, heard):
     engine.submit(order("a"))
     engine.start()
     until(lambda: heard.images)
-    assert (engine.rows_drawn, engine.slots_drawn) == (1, 1)
+    assert (engine.rows_drawn, engine.rows_advanced, engine.places_advanced) == (1, 4, 4)
     engine.submit(order("b", count=2))
     until(lambda: "b" in heard.images)
-    assert (engine.rows_drawn, engine.slots_drawn) == (3, 5)
+    assert (engine.rows_drawn, engine.rows_advanced, engine.places_advanced) == (3, 12, 20)
 
 
 def test_models_take_turns(painter, heard):
@@ -126,6 +126,70 @@ def test_models_take_turns(painter, heard):
     engine.stop(5)
     assert [len(batch) for batch in painter.batches] == [4, 2]
     assert [len(batch) for batch in other.batches] == [4, 2]
+
+
+def test_a_newcomer_enters_between_two_segments(engine, painter, heard):
+    painter.gate.clear()
+    engine.submit(order("first", count=2, seed=1))
+    engine.start()
+    assert painter.began.acquire(timeout=5)
+    engine.submit(order("second", "b", seed=2))
+    painter.gate.set()
+    until(lambda: len(heard.images) == 2)
+    assert list(heard.images) == ["first", "second"]
+    assert painter.segments == 5  # the newcomer missed one of four
+    assert heard.images["second"][0, 0, 0].tolist() == [0, 2, 0]
+    # 2 of 4 places, then three times 3, then the newcomer alone at a table of one
+    assert (engine.rows_advanced, engine.places_advanced) == (2 + 9 + 1, 4 + 12 + 1)
+
+
+def test_a_place_that_nobody_waits_for_is_taken_by_the_next(engine, painter, heard):
+    painter.gate.clear()
+    engine.submit(order("kept", count=3, seed=1))
+    engine.submit(order("gone", "b", seed=2))
+    engine.start()
+    assert painter.began.acquire(timeout=5)
+    engine.submit(order("next", "c", seed=3))
+    engine.cancel("gone")
+    painter.gate.set()
+    until(lambda: len(heard.images) == 2)
+    assert [[seed for _, seed, _ in rows] for rows in painter.batches] == [[1, 2, 1, 1], [3]]
+    assert painter.segments == 5
+    np.testing.assert_array_equal(heard.images["kept"][:, 0, 0, 2], [0, 1, 2])
+
+
+def guided(job, client, seed):
+    return Order(job, client, "m", Ask(label=0, seed=seed, cfg_scale=2.0))
+
+
+def test_guided_rows_wait_for_a_table_of_theirs_but_not_for_ever(engine, painter, heard):
+    painter.gate.clear()
+    engine.submit(order("plain", count=2))
+    engine.start()
+    assert painter.began.acquire(timeout=5)
+    engine.submit(guided("guided", "b", 7))
+    for i in range(20):
+        engine.submit(order(f"more{i}", "a", seed=1))
+    painter.gate.set()
+    until(lambda: len(heard.images) == 22)
+    entered = [seed for rows in painter.batches for _, seed, _ in rows]
+    assert entered.index(7) == 2  # before all who came later and would have fitted
+
+
+def test_a_model_in_demand_leaves_others_their_turn(painter, heard):
+    other = FakePainter()
+    engine = Engine({"m": painter, "other": other}, heard, max_rows=500)
+    painter.gate.clear()
+    engine.submit(order("m0", "a"))
+    engine.start()
+    assert painter.began.acquire(timeout=5)
+    engine.submit(order("o", "b", painter="other"))
+    for i in range(40):
+        engine.submit(order(f"m{i + 1}", f"c{i}"))
+    painter.gate.set()
+    until(lambda: len(heard.images) == 42)
+    engine.stop(5)
+    assert list(heard.images).index("o") < 9
 
 
 def test_progress_and_previews_of_those_who_are_watched(engine, heard):

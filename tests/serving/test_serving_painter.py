@@ -41,10 +41,12 @@ def text_painter(asked):
 def draw(painter, asks, index=1):
     for ask in asks:
         painter.check(ask)
-    batch = painter.begin([(painter.read(ask), index) for ask in asks])
-    for end in painter.ends:
-        batch = painter.advance(batch, end)
-    return painter.finish(batch)
+    places, hand = range(len(asks)), None
+    size = next(size for size in painter.sizes if size >= len(asks))
+    hand = painter.enter(hand, size, [(painter.read(ask), index) for ask in asks], places)
+    while any(hand.positions[place] < painter.num_tokens for place in places):
+        hand = painter.advance(hand)
+    return painter.finish(hand, places)
 
 
 def sampled(model, ask, index=1, **more):
@@ -79,7 +81,7 @@ def test_mixed_settings_in_one_batch_draw_what_each_draws_alone(cards, painter):
         Ask(seed=1, temperature=0.5, top_p=0.7),
     ]
     drawn = draw(painter, asks)
-    assert drawn.shape == (4, 32, 32, 3)
+    assert drawn.shape == (3, 32, 32, 3)
     for image, ask in zip(drawn, asks, strict=False):
         assert_same(image, sampled(cards, ask))
 
@@ -116,11 +118,13 @@ def test_texts_and_parts_of_a_model_of_any_order(asked, text_painter):
 
 
 def test_pictures_grow(cards, painter):
-    assert painter.ends == (4, 8, 12, 16)
-    batch, shares = painter.begin([(painter.read(Ask(label=1, seed=2)), 0)]), []
-    for end in painter.ends[:-1]:
-        batch = painter.advance(batch, end)
-        grey = (painter.preview(batch)[0] == UNKNOWN).all(axis=-1)
+    assert (painter.num_tokens, painter.segment) == (16, 4)
+    hand = painter.enter(None, 4, [(painter.read(Ask(label=1, seed=2)), 0)], [2])
+    shares = []
+    for end in (5, 9, 13):  # the first token comes with the condition
+        hand = painter.advance(hand)
+        assert hand.positions == (0, 0, end, 0)
+        grey = (painter.preview(hand, [2])[0] == UNKNOWN).all(axis=-1)
         cells = grey.reshape(4, 8, 4, 8).all(axis=(1, 3))
         np.testing.assert_array_equal(~cells.reshape(-1), np.arange(16) < end)
         shares.append(grey.mean())
@@ -131,10 +135,51 @@ def test_a_part_of_any_order_grows_from_what_is_known(asked, text_painter):
     card, mask = asked.sample(seed=1)[0], np.zeros((32, 32), bool)
     mask[:8] = True
     read = text_painter.read(Ask(seed=6, image=card, mask=mask))
-    batch = text_painter.advance(text_painter.begin([(read, 0)]), 12)
-    grey = (text_painter.preview(batch)[0] == UNKNOWN).all(axis=-1)
-    assert grey[:8].all()
-    assert not grey.reshape(4, 8, 4, 8).all(axis=(1, 3))[1:].any()
+    hand, cells = text_painter.enter(None, 4, [(read, 0)], [0]), []
+    for _ in range(2):
+        hand = text_painter.advance(hand)
+        grey = (text_painter.preview(hand, [0])[0] == UNKNOWN).all(axis=-1)
+        cells.append(~grey.reshape(4, 8, 4, 8).all(axis=(1, 3)))
+    assert (cells[0].sum(), cells[1].sum()) == (7, 13)
+    assert not cells[0][0].any()  # what is known comes first, wherever it lies
+    assert cells[1][1:].all()
+
+
+def test_rows_that_come_and_go_draw_what_each_draws_alone(cards):
+    """A table grows, shrinks, gets filters late and guided rows among others."""
+    painter = ModelPainter(cards, (1, 2, 4), 4)
+    asks = {
+        "first": Ask(label=7, seed=3, cfg_scale=1.5),
+        "second": Ask(label=42, seed=9),
+        "third": Ask(label=1, seed=4, temperature=0.7, top_k=5, cfg_scale=2.0),
+        "fourth": Ask(seed=8),
+    }
+
+    def enter(hand, size, name, place):
+        return painter.enter(hand, size, [(painter.read(asks[name]), 0)], [place])
+
+    hand, drawn = painter.advance(enter(None, 1, "first", 0)), {}
+    assert painter.fits(hand, asks["second"])
+    hand = enter(painter.resize(hand, [0], 2), 2, "second", 1)
+    hand = painter.advance(hand)
+    hand = enter(painter.resize(hand, [1, 0], 4), 4, "third", 3)
+    for _ in range(2):
+        hand = painter.advance(hand)
+    drawn["first"] = painter.finish(hand, [1])[0]
+    hand = enter(painter.leave(hand, [1]), 4, "fourth", 1)
+    assert hand.positions == (13, 1, 0, 9)
+    for _ in range(2):
+        hand = painter.advance(hand)
+    drawn["second"], drawn["third"] = painter.finish(hand, [0, 3])
+    hand = painter.resize(painter.leave(hand, [0, 3]), [1], 1)
+    for _ in range(2):
+        hand = painter.advance(hand)
+    drawn["fourth"] = painter.finish(hand, [0])[0]
+    for name, ask in asks.items():
+        assert_same(drawn[name], sampled(cards, ask, 0))
+    plain = enter(None, 1, "second", 0)
+    assert painter.fits(plain, asks["fourth"])
+    assert not painter.fits(plain, asks["third"])
 
 
 def test_classify_is_the_likelihood_of_each_class(cards, painter):
@@ -194,10 +239,18 @@ def test_models_that_are_not_served(cards, video_run):
 def test_warming_makes_every_program(cards):
     painter = ModelPainter(cards, (1, 3), 2)
     assert painter.warm() == 2 * 4
-    from igpt_jax.serving.painter import _advance, _begin
+    from igpt_jax.serving.table import _advance, _begin, _put, _take, cells
 
-    before = _begin._cache_size(), _advance._cache_size()
+    programs = (_begin, _advance, _put, _take, cells)
+    before = [program._cache_size() for program in programs]
     draw(painter, [Ask(label=1, cfg_scale=2.0, top_k=3), Ask(label=2)])
     draw(painter, [Ask(label=1)])
     draw(painter, [Ask(label=1, temperature=0.0, top_p=0.9)] * 3)
-    assert (_begin._cache_size(), _advance._cache_size()) == before
+    for cfg_scale in (1.0, 2.0):
+        asks = [Ask(label=1, cfg_scale=cfg_scale), Ask(label=2)]
+        hand = painter.advance(painter.enter(None, 1, [(painter.read(asks[0]), 0)], [0]))
+        hand = painter.enter(painter.resize(hand, [0], 3), 3, [(painter.read(asks[1]), 0)], [1])
+        hand = painter.advance(hand)
+        painter.finish(hand, [0])
+        painter.advance(painter.resize(painter.leave(hand, [0]), [1], 1))
+    assert [program._cache_size() for program in programs] == before
