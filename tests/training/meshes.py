@@ -16,13 +16,16 @@ os.environ["XLA_FLAGS"] = (  # what is sent is decided before: only LLVM works l
 )
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
 from igpt_jax.gpt_task import gpt_task
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig
+from igpt_jax.models.attention import attend
 from igpt_jax.models.gpt import GPT
+from igpt_jax.models.kernels import splash_attention
 from igpt_jax.testing import tiny_config
 from igpt_jax.tokenizer_task import tokenizer_task
 from igpt_jax.tokenizers.adversary import AdversaryConfig
@@ -179,6 +182,19 @@ def restored(trained):
     return found
 
 
+def splash_on(shape):
+    """How far the Pallas kernel on a mesh is from XLA's attention, and where its result lies."""
+    random = np.random.default_rng(0)
+    query, keys, values = (
+        jnp.asarray(random.normal(size=(4, 128, heads, 8)), jnp.float32) for heads in (4, 2, 2)
+    )
+    with jax.set_mesh(mesh_of(shape)):
+        run = jax.jit(lambda *given: splash_attention(*given, interpret=True))
+        found, wanted = run(query, keys, values), attend(query, keys, values, kernel="xla")
+    distance = np.abs(np.asarray(found) - np.asarray(wanted)).max()
+    return {"distance": float(distance), "lies": str(found.sharding.spec)}
+
+
 def shapes_of(task):
     """Of each parameter."""
     return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))]
@@ -194,6 +210,7 @@ def main(path):
         "creation": creation(shared),
         "gpt": {"(1, 8, 1)": report(shared)},
         "restored": restored(shared),
+        "splash": splash_on((2, 2, 2)),
     }
     others = [shape for shape in (ONE, *MESHES) if shape != (1, 8, 1)]
     found["gpt"] |= {str(shape): train_on(gpt, shape) for shape in others}

@@ -129,6 +129,11 @@ def test_a_checkpoint_of_eight_devices_lies_on_others_as_it_should(found):
         assert num_equal == num_arrays, mesh
 
 
+def test_the_pallas_kernel_on_a_mesh_runs_by_rows_and_heads(found):
+    assert found["splash"]["distance"] < 1e-5
+    assert "('data', 'fsdp'), None, 'tensor'" in found["splash"]["lies"]
+
+
 def train(config, workdir, num_devices, settings):
     """Trains in a process of its own, which has so many devices."""
     done = subprocess.run(
