@@ -216,9 +216,7 @@ def main(path):
     }
     others = [shape for shape in (ONE, *MESHES) if shape != (1, 8, 1)]
     found["gpt"] |= {str(shape): train_on(gpt, shape) for shape in others}
-    found["vqgan"] = {
-        str(shape): train_on(vqgan, shape, optimizer=SLOW) for shape in (ONE, *split)
-    }
+    found["vqgan"] = {str(shape): train_on(vqgan, shape, optimizer=SLOW) for shape in (ONE, *split)}
     found["accumulated"] = {
         str(shape): train_on(gpt, shape, accumulation_steps=2) for shape in (ONE, (1, 4, 2))
     }
