@@ -23,6 +23,7 @@ from igpt_jax.models.conditioning import (
     TextFeatures,
     null_condition,
 )
+from igpt_jax.models.flops import training_flops
 from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.models.orders import OrdersConfig, known_first, random_known
 from igpt_jax.parameters import generator_inputs
@@ -67,7 +68,8 @@ def gpt_task(config: RunConfig, model: Model, directory: Path) -> Task:
         save_png(path, grid, {"step": step, "seed": 0})
 
     frozen = {} if encoder is None else encoder.params
-    return Task("gpt", init, Partial(loss, frozen), show=show)
+    tokens, flops = gpt.config.seq_len, training_flops(gpt.config)
+    return Task("gpt", init, Partial(loss, frozen), show=show, tokens=tokens, flops=flops)
 
 
 def with_features(encoder: TextEncoder | None, params: Params, batch: Batch) -> Batch:

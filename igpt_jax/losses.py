@@ -9,7 +9,11 @@ from igpt_jax.typing import Array, Float, Int
 
 
 def token_nll(logits: Float[Array, "b l v"], tokens: Int[Array, "b l"]) -> Float[Array, "b l"]:
-    """Negative log-likelihood of each token in nats, in float32."""
+    """Negative log-likelihood of each token in nats, in float32.
+
+    Of logits whose vocabulary lies on several devices, three numbers a token travel: the largest,
+    the sum and the token's own.
+    """
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked

@@ -17,6 +17,7 @@ from igpt_jax.data.paths import expand_path
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.parameters import tokenizer_input
+from igpt_jax.partitioning import gather_params
 from igpt_jax.programs import decode_tokens, encode_images
 from igpt_jax.stored import load_tokenizer
 from igpt_jax.tokenizers.adversary import (
@@ -58,9 +59,8 @@ def tokenizer_task(
         return tokenizer.init(key, tokenizer_input(tokenizer))["params"]
 
     def reconstruct(distance: Distance, params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
-        return autoencoder_loss(
-            trained, params, to_pixels(batch["image"]), weights, key=key, distance=distance
-        )
+        images, params = to_pixels(batch["image"]), gather_params(params)
+        return autoencoder_loss(trained, params, images, weights, key=key, distance=distance)
 
     def show(params: Params, batch: dict[str, np.ndarray], step: int) -> None:
         images = jnp.asarray(batch["image"][:NUM_SHOWN])
@@ -87,8 +87,9 @@ def tokenizer_task(
         return init_players(tokenizer, discriminator, tokenizer_input(tokenizer), key)
 
     def play(phase: Phase, distance: Distance, params: Params, batch: Batch, key: PRNGKey) -> tuple:
+        images, params = to_pixels(batch["image"]), gather_params(params)
         return adversarial_loss(
-            trained, discriminator, params, to_pixels(batch["image"]), weights, adversary,
+            trained, discriminator, params, images, weights, adversary,
             phase=phase, key=key, distance=distance,
         )  # fmt: skip
 

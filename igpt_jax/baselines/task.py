@@ -15,6 +15,7 @@ from igpt_jax.baselines.network_config import NetworkConfig
 from igpt_jax.baselines.vae import VAEConfig, init_vae, vae_loss
 from igpt_jax.evaluation.energy_distance import energy_distance, thumbnails
 from igpt_jax.grid import image_grid, save_png
+from igpt_jax.partitioning import gather_params
 from igpt_jax.tokenizers.base import to_pixels
 from igpt_jax.training.loop import Task
 from igpt_jax.training.optimizer import Player
@@ -46,11 +47,12 @@ def gan_task(config: BaselineConfig, model: GANConfig, show: Any) -> Task:
 
     def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         assert key is not None
-        return gan_loss(model, params, to_pixels(batch["image"]), asked_labels(model, batch), key)
+        images, params = to_pixels(batch["image"]), gather_params(params)
+        return gan_loss(model, params, images, asked_labels(model, batch), key)
 
     def evaluate(params: Params, batch: Batch, _: PRNGKey | None) -> tuple:
         """How far made pictures are from real ones of the same classes, by their thumbnails."""
-        labels = asked_labels(model, batch)
+        labels, params = asked_labels(model, batch), gather_params(params)
         shape = (len(batch["image"]), model.latent_dim)
         latents = jax.random.normal(jax.random.key(EVALUATION_SEED), shape)
         made: Any = drawing_module(model).apply({"params": params}, latents, labels, method="draw")
@@ -71,7 +73,8 @@ def gan_task(config: BaselineConfig, model: GANConfig, show: Any) -> Task:
 def _vae_loss(model: VAEConfig) -> Loss:
     def loss(params: Params, batch: Batch, key: PRNGKey | None) -> tuple:
         key = jax.random.key(EVALUATION_SEED) if key is None else key
-        return vae_loss(model, params, batch["image"], asked_labels(model, batch), key)
+        labels, params = asked_labels(model, batch), gather_params(params)
+        return vae_loss(model, params, batch["image"], labels, key)
 
     return loss
 

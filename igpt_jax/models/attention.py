@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.dtypes import DTypeName, resolve_dtype
+from igpt_jax.models.kernels import AttentionKernel, choose_kernel, splash_attention
 from igpt_jax.models.layers import NormName, build_norm, kernel_init, zeros_init
 from igpt_jax.models.rotary import rotate
 from igpt_jax.typing import Array, Bool, Float, Int, Leaf
@@ -92,16 +93,22 @@ def attend(
     keys: Float[Array, "b q m k"],
     values: Float[Array, "b q m k"],
     prefix_mask: Bool[Array, "b p"] | None = None,
+    kernel: AttentionKernel = "auto",
 ) -> Float[Array, "b q n k"]:
     """Causal softmax attention; grouped queries (Ainslie et al. 2023) when m < n.
 
-    The one place to choose a kernel; today XLA's own on every platform. The softmax is in float32.
+    The softmax is in float32.
     """
+    chosen = choose_kernel(kernel, query, has_mask=prefix_mask is not None)
+    if chosen == "splash":
+        return splash_attention(query, keys, values)
     mask = None
     if prefix_mask is not None:
         slots = jnp.arange(query.shape[1])
         mask = _not_padding(prefix_mask, slots, slots)[:, None]
-    return jax.nn.dot_product_attention(query, keys, values, mask=mask, is_causal=True)
+    return jax.nn.dot_product_attention(
+        query, keys, values, mask=mask, is_causal=True, implementation=chosen
+    )
 
 
 def _not_padding(
@@ -143,6 +150,7 @@ class CausalSelfAttention(nn.Module):
         head_dim: channels `k` of a head.
         qk_norm: norm of queries and keys (Dehghani et al. 2023, section 2); None for none.
         use_bias: biases of the four projections.
+        kernel: what computes attention without a cache.
     """
 
     num_heads: int
@@ -152,6 +160,7 @@ class CausalSelfAttention(nn.Module):
     norm_epsilon: float = 1e-5
     use_bias: bool = False
     dtype: Any = jnp.float32
+    kernel: AttentionKernel = "auto"
 
     @nn.compact
     def __call__(
@@ -189,7 +198,7 @@ class CausalSelfAttention(nn.Module):
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         if kv_cache is None:
-            out = attend(query, key, value, prefix_mask)
+            out = attend(query, key, value, prefix_mask, self.kernel)
         else:
             assert layer is not None
             kv_cache = write_kv_cache(kv_cache, layer, key, value)

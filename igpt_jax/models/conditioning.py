@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.models.layers import kernel_init
+from igpt_jax.partitioning import look_up
 from igpt_jax.typing import Array, Float, Int, Leaf
 
 
@@ -171,7 +172,7 @@ class ClassEmbedder(nn.Module):
                 (radix + 1, self.embed_dim),
                 jnp.float32,
             )
-            embedded.append(table[jnp.where(is_null, radix, digits[:, place])])
+            embedded.append(look_up(table, jnp.where(is_null, radix, digits[:, place])))
         return jnp.stack(embedded, axis=1)
 
 
@@ -206,7 +207,7 @@ class TextEmbedder(nn.Module):
     def __call__(self, condition: TextFeatures) -> Float[Array, "b t d"]:
         """The prefix of each row."""
         shape = (self.text_len, self.text_dim)
-        null: Any = self.param("null_features", nn.initializers.normal(0.02), shape, jnp.float32)
+        null: Any = self.param("null_features", kernel_init(None, "embed"), shape, jnp.float32)
         text = jnp.where(condition.mask[..., None], condition.features, 0)
         features = jnp.where(condition.is_null[:, None, None], null, text)
         hidden = self._dense("up", (None, "embed"))(features)
@@ -239,5 +240,5 @@ class AttributeEmbedder(nn.Module):
                 jnp.float32,
             )
             values = attributes[:, place]
-            embedded.append(table[jnp.where(values < 0, size, values)])
+            embedded.append(look_up(table, jnp.where(values < 0, size, values)))
         return jnp.stack(embedded, axis=1)

@@ -16,7 +16,7 @@ from igpt_jax.models.gpt_config import GPTConfig
 from igpt_jax.models.layers import FeedForward, build_norm, kernel_init
 from igpt_jax.models.prefix import build_prefix, embed_prefix
 from igpt_jax.models.rotary import rotation
-from igpt_jax.partitioning import shard_rows
+from igpt_jax.partitioning import look_up, shard_rows
 from igpt_jax.typing import Array, Bool, Float, Int
 
 __all__ = ["GPT", "GPTConfig"]
@@ -24,6 +24,7 @@ __all__ = ["GPT", "GPTConfig"]
 REMAT_POLICIES = {
     "full": None,  # keep nothing but the block's input
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "all_dots": jax.checkpoint_policies.dots_saveable,
 }
 
 
@@ -60,6 +61,7 @@ class Block(nn.Module):
             norm_epsilon=config.norm_epsilon,
             use_bias=config.use_bias,
             dtype=dtype,
+            kernel=config.attention_kernel,
             name="attention",
         )
         norm = build_norm(config.norm, config.norm_epsilon, "attention_norm")
@@ -225,7 +227,8 @@ class GPT(nn.Module):
             coordinates = self._cells()[order[:, :-1]]
         embedded = self._embed(tokens[:, None], coordinates)
         if self.config.order == "any":
-            embedded = embedded + self.target_embedding[order[:, 1:]].astype(embedded.dtype)
+            target = look_up(self.target_embedding, order[:, 1:])
+            embedded = embedded + target.astype(embedded.dtype)
         mask = kv_cache.prefix_mask
         hidden, filled, _ = self._blocks(embedded, coordinates, kv_cache, mask, True)
         assert filled is not None
@@ -272,7 +275,7 @@ class GPT(nn.Module):
         embedded = self._embed(tokens, coordinates)
         x = jnp.concatenate([lead.astype(embedded.dtype), embedded], axis=1)
         if config.order == "any":
-            embedded_targets = self.target_embedding[targets].astype(x.dtype)
+            embedded_targets = look_up(self.target_embedding, targets).astype(x.dtype)
             x = x.at[:, config.prefix_len - 1 :].add(embedded_targets)
         x = shard_rows(self.embed_dropout(x, deterministic=deterministic))
         rows = len(coordinates)
@@ -303,7 +306,7 @@ class GPT(nn.Module):
         outside = jnp.full((1, prefix.shape[1], 3), OUTSIDE)
         if asked.image is None:
             return prefix, outside, mask
-        image = self.token_embedding[asked.image.tokens + config.head_size]
+        image = look_up(self.token_embedding, asked.image.tokens + config.head_size)
         image = jnp.where(asked.image.is_null[:, None, None], 0, image)  # the last slot predicts
         if mask is None:
             mask = jnp.ones(prefix.shape[:2], bool)
@@ -332,10 +335,11 @@ class GPT(nn.Module):
     def _embed(
         self, tokens: Int[Array, "b s"], coordinates: Int[Array, "#b s 3"]
     ) -> Float[Array, "b s d"]:
-        embedded = self.token_embedding[tokens]
+        embedded = look_up(self.token_embedding, tokens)
         if self.config.positions == "learned":
             cells = coordinates[..., 1] * self.config.grid_shape[1] + coordinates[..., 2]
-            embedded = embedded + self.position_embedding[self.config.prefix_len + cells]
+            places = look_up(self.position_embedding, self.config.prefix_len + cells)
+            embedded = embedded + places
         return embedded.astype(resolve_dtype(self.config.dtype))
 
     def _blocks(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from igpt_jax.dtypes import DTypeName
 from igpt_jax.errors import UserError
+from igpt_jax.models.kernels import AttentionKernel
 from igpt_jax.models.layers import Activation, NormName
 
 
@@ -50,7 +51,11 @@ class GPTConfig:
         prefix_rotation: rotary angle of the prefix; "zero" multiplies its queries and keys by
             zero, which the published LlamaGen weights were trained with.
         norm_epsilon: added to the mean square in every norm.
-        remat: what the backward pass recomputes: nothing, all but matrix products, or all.
+        remat: what the backward pass recomputes: "none"; "all_dots", all but matrix products;
+            "dots", those of attention, too; "full", everything but the inputs of blocks.
+        attention_kernel: what computes attention without a cache: XLA, cuDNN on GPUs, the Pallas
+            kernel on TPUs; "auto" the platform's. Where it cannot, XLA does. Not part of the model:
+            it may change at any time.
         dtype: compute dtype; parameters, softmax, logits and losses are float32.
     """
 
@@ -83,7 +88,8 @@ class GPTConfig:
     rope_base: float = 10_000.0
     prefix_rotation: Literal["identity", "zero"] = "identity"
     norm_epsilon: float = 1e-5
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "all_dots", "dots", "full"] = "none"
+    attention_kernel: AttentionKernel = "auto"
     dtype: DTypeName = "auto"
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from igpt_jax.errors import UserError
 from igpt_jax.models.attention import CausalSelfAttention, KVCache
 from igpt_jax.models.conditioning import ClassEmbedder, Condition, Conditions, TextFeatures
 from igpt_jax.models.layers import FeedForward, LayerNorm, kernel_init, zeros_init
-from igpt_jax.partitioning import shard_rows
+from igpt_jax.partitioning import look_up, shard_rows
 from igpt_jax.typing import Array, Float, Int
 
 # (layers, channels, channels of the feed-forward layer): the released RAR-B, L, XL and XXL, all
@@ -299,7 +299,7 @@ class RAR(nn.Module):
             )
         label = self.prefix(condition)
         start = jnp.broadcast_to(self.start, label.shape)
-        x = jnp.concatenate([start, label, self.token_embedding[tokens]], axis=1)
+        x = jnp.concatenate([start, label, look_up(self.token_embedding, tokens)], axis=1)
         x = x + self.position_embedding[:num_slots]
         # The start vector predicts nothing, hence one row less.
         x = x.at[:, 1:].add(self.target_embedding[: num_slots - 1])

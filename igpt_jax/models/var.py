@@ -19,7 +19,7 @@ from igpt_jax.models.attention import KVCache
 from igpt_jax.models.layers import zeros_init
 from igpt_jax.models.var_blocks import NUM_MODULATIONS, VARBlock, modulate, scaled_normal
 from igpt_jax.models.var_config import VARConfig, var
-from igpt_jax.partitioning import shard_rows
+from igpt_jax.partitioning import look_up, shard_rows
 from igpt_jax.scales import scale_bounds
 from igpt_jax.typing import Array, Float, Int
 
@@ -92,7 +92,7 @@ class VAR(nn.Module):
         Returns:
             float32 logits; `logits[:, i]` predicts `tokens[:, i]`.
         """
-        condition = self.class_embedding[labels]
+        condition = look_up(self.class_embedding, labels)
         x = jnp.concatenate([self._first(condition), self._embed(inputs, 1)], axis=1)
         hidden, _ = self._blocks(x, condition, None)
         return self._logits(hidden, condition)
@@ -112,7 +112,7 @@ class VAR(nn.Module):
             kv_cache: filled with the scales before.
             scale: its index, static.
         """
-        condition = self.class_embedding[labels]
+        condition = look_up(self.class_embedding, labels)
         start, _ = scale_bounds(self.config.scales)[scale]
         x = self._first(condition) if inputs is None else self._embed(inputs, start)
         hidden, filled = self._blocks(x, condition, kv_cache, scale)

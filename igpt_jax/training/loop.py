@@ -23,6 +23,7 @@ from igpt_jax.training.guard import LossGuard
 from igpt_jax.training.metrics import MetricWriter
 from igpt_jax.training.optimizer import OptimizerConfig, Player, learning_rate, make_optimizer
 from igpt_jax.training.sharding import check_batch_size, replicated, shard_batch
+from igpt_jax.training.speed import Profile, work_done
 from igpt_jax.training.state import (
     Averaged,
     InitParams,
@@ -55,6 +56,8 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; one is always written at the end.
         keep_last: newest checkpoints that are kept.
         keep_best: checkpoints of lowest validation loss that are kept too.
+        profile: steps of which an XProf trace is written to `profile/`, after the first ones that
+            compile; 0 for none.
     """
 
     num_steps: int = 1_000
@@ -69,6 +72,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     keep_last: int = 2
     keep_best: int = 1
+    profile: int = 0
 
     def __post_init__(self) -> None:
         """Refuses counts that no run has."""
@@ -85,6 +89,8 @@ class TrainConfig:
             raise UserError(f"ema_decay: expected in [0, 1), got {self.ema_decay}")
         if self.picture_every < 0 or self.keep_best < 0:
             raise UserError("picture_every and keep_best: expected 0 (off) or more")
+        if self.profile < 0:
+            raise UserError(f"profile: expected 0 (off) or more steps, got {self.profile}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class Task:
         summarize: what to make of the metrics of a whole batch, before they are logged.
         players: first key of the parameters -> optimizer of that part; all others have the
             config's.
+        tokens: of one example, to count them a second; 0 of what has none.
+        flops: operations of one example in a step (`igpt_jax/models/flops.py`); 0 if not counted.
     """
 
     name: str
@@ -118,6 +126,8 @@ class Task:
     averaged: Averaged = whole
     summarize: Callable[[Metrics], Metrics] = whole
     players: Mapping[str, Player] = field(default_factory=dict)
+    tokens: int = 0
+    flops: float = 0.0
 
 
 def train(
@@ -172,7 +182,7 @@ def train(
         with MetricWriter(
             directory, resume_step=start, wandb_project=wandb_project, config=metadata
         ) as writer:
-            log = _Log(writer, config, schedule, start, task.name)
+            log = _Log(writer, config, schedule, start, task)
             for step in range(start + 1, config.num_steps + 1):
                 waited = time.perf_counter()
                 batch = next(batches)
@@ -320,7 +330,7 @@ class _Log:
     config: TrainConfig
     schedule: optax.Schedule
     start: int
-    name: str
+    task: Task
     waited: float = 0.0
     paused: float = 0.0
 
@@ -329,13 +339,15 @@ class _Log:
         self._guard = LossGuard()
         self._since = time.perf_counter()
         self._bar = tqdm(
-            total=self.config.num_steps, initial=self.start, desc=self.name, unit="step"
+            total=self.config.num_steps, initial=self.start, desc=self.task.name, unit="step"
         )
+        self._profile = Profile(self.writer.directory / "profile", self.start, self.config.profile)
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of one step without waiting for them."""
         self._pending.append((step, metrics))
         self._bar.update()
+        self._profile.after(step, metrics)
 
     def flush(self) -> None:
         """Judges each step since the last row and writes their means."""
@@ -357,6 +369,7 @@ class _Log:
             | {
                 "learning_rate": float(np.asarray(self.schedule(steps[-1] - 1))),
                 "images_per_second": images_per_second,
+                **work_done(images_per_second, self.task.tokens, self.task.flops),
                 "data_wait_share": self.waited / elapsed,
                 "spikes": float(sum(spikes)),
             },
@@ -367,9 +380,10 @@ class _Log:
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints one line of validation metrics above the bar."""
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self._bar.write(f"{self.name} step {step}: validation {shown}")
+        self._bar.write(f"{self.task.name} step {step}: validation {shown}")
 
     def close(self) -> None:
         """Ends the progress bar."""
+        self._profile.close()
         self.flush()
         self._bar.close()

@@ -27,6 +27,7 @@ class MetricWriter:
     ) -> None:
         """Opens the files; rows after `resume_step` are of updates that were lost, and go."""
         directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
         self._wandb = _open_wandb(wandb_project, directory, config)
         path = directory / "metrics.jsonl"
         _truncate(path, resume_step)

@@ -1,5 +1,6 @@
 """The device mesh and the one table that says how arrays lie on it."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from igpt_jax.errors import UserError
 from igpt_jax.partitioning import AXES, BATCH_AXES
 
+logger = logging.getLogger("igpt_jax.training")
+
 # Logical axis of a parameter -> mesh axis. Megatron-style tensor parallelism
 # (Shoeybi et al. 2019) over heads, hidden channels and vocabulary; ZeRO-3 style sharding over the
-# residual channels.
+# residual channels, and over the output channels and codes of networks of convolutions.
 RULES = (
     ("vocab", "tensor"),
     ("embed", "fsdp"),
@@ -25,7 +28,28 @@ RULES = (
     ("mlp", "tensor"),
     ("norm", None),
     ("layers", None),
+    ("window", None),
+    ("channels_in", None),
+    ("channels", "fsdp"),
+    ("codes", "fsdp"),
+    ("code_dim", None),
 )
+
+# Names of the axes of parameters whose modules give none, by the last key of their path and their
+# number of axes: convolutions and what stands between them.
+NAMES = {
+    ("kernel", 2): ("channels_in", "channels"),
+    ("kernel", 4): ("window", "window", "channels_in", "channels"),
+    ("kernel", 5): ("window", "window", "window", "channels_in", "channels"),
+    ("bias", 1): ("norm",),
+    ("scale", 1): ("norm",),
+    ("codebook", 2): ("codes", "code_dim"),
+    ("running_share", 1): ("codes",),
+    ("running_sum", 2): ("codes", "code_dim"),
+    ("embedding", 2): ("codes", "code_dim"),
+}
+
+LARGE = 2**17  # numbers of a parameter that is worth a word where it stays whole
 
 
 @dataclass(frozen=True)
@@ -67,22 +91,52 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def param_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """Shardings of (abstract) parameters that carry logical axis names.
+def axis_names(boxed: Any) -> Any:
+    """Logical names of the axes of each (abstract) parameter: a `PartitionSpec`, None for none.
 
-    An axis that does not divide by its share of the mesh is left whole.
+    A module gives them with `nn.with_logical_partitioning`; `NAMES` has the others. Numbers have no
+    axes.
     """
-    specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
 
-    def fit(leaf: Any, spec: PartitionSpec) -> NamedSharding:
-        sizes = [1 if axis is None else mesh.shape[axis] for axis in spec]
+    def name(path: tuple, leaf: Any) -> PartitionSpec | None:
+        if isinstance(leaf, nn.LogicallyPartitioned):
+            return PartitionSpec(*leaf.names)
+        # A table of each digit of a class: embedding_0, embedding_1.
+        kind = str(getattr(path[-1], "key", "")).rstrip("0123456789").rstrip("_")
+        names = NAMES.get((kind, leaf.ndim)) if leaf.ndim else ()
+        return None if names is None else PartitionSpec(*names)
+
+    return jax.tree_util.tree_map_with_path(
+        name, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+    )
+
+
+def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+    """Shardings of (abstract) parameters.
+
+    An axis that does not divide by its share of the mesh is left whole, and so is a parameter
+    without names; the log says so of large ones.
+    """
+    rules, left_whole = dict(RULES), []
+
+    def fit(path: tuple, leaf: Any, names: PartitionSpec | None) -> NamedSharding:
+        axes = [None if name is None else rules[name] for name in names or ()]
+        sizes = [1 if axis is None else mesh.shape[axis] for axis in axes]
         fitted = [
             axis if size > 1 and dim % size == 0 else None
-            for dim, size, axis in zip(leaf.shape, sizes, spec, strict=False)
+            for dim, size, axis in zip(leaf.shape, sizes, axes, strict=False)
         ]
+        if not any(fitted) and leaf.size >= LARGE and mesh.shape["fsdp"] > 1:
+            left_whole.append(jax.tree_util.keystr(path, simple=True, separator="/"))
         return NamedSharding(mesh, PartitionSpec(*fitted))
 
-    return jax.tree.map(fit, nn.unbox(boxed), specs)
+    shardings = jax.tree_util.tree_map_with_path(fit, nn.unbox(boxed), axis_names(boxed))
+    if left_whole:
+        logger.warning(
+            "mesh: %d large parameters stay whole on every device, as they do not divide: %s",
+            len(left_whole), ", ".join(left_whole[:3]),
+        )  # fmt: skip
+    return shardings
 
 
 def opt_state_shardings(

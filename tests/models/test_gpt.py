@@ -128,8 +128,9 @@ def test_coordinates_are_data():
     assert jnp.abs(moved[:, 2:] - default[:, 2:]).max() > 1e-3
 
 
-def test_rematerialisation_changes_no_gradient():
-    plain, remat = VARIANTS["llamagen"], VARIANTS["remat"]
+@pytest.mark.parametrize("policy", ["full", "dots", "all_dots"])
+def test_rematerialisation_changes_no_gradient(policy):
+    plain, remat = (GPTConfig(**SHAPE, num_classes=5, remat=name) for name in ("none", policy))
     params = random_params(plain)
     tokens, labels = example(plain)
 

@@ -10,7 +10,7 @@ import pytest
 from igpt_jax.errors import UserError
 from igpt_jax.running import moving_average, set_next
 from igpt_jax.training.guard import LossGuard
-from igpt_jax.training.loop import TrainConfig, _Log
+from igpt_jax.training.loop import Task, TrainConfig, _Log
 from igpt_jax.training.metrics import MetricWriter, read_metrics
 from igpt_jax.training.optimizer import (
     OptimizerConfig,
@@ -236,9 +236,10 @@ def test_a_player_that_begins_later_begins_as_if_it_were_the_first_step():
 @pytest.mark.parametrize("broken", ["theirs_grad_norm", "skipped"])
 def test_training_stops_where_only_another_player_is_broken(broken, tmp_path):
     row = {"loss": 1.0, "grad_norm": 1.0, "theirs_grad_norm": 2.0, "skipped": 0.0}
+    task = Task("test", lambda key: {}, quadratic)
     row[broken] = math.inf if broken == "theirs_grad_norm" else 1.0
     with MetricWriter(tmp_path) as writer:
-        log = _Log(writer, TrainConfig(), lambda step: 1e-3, 0, "test")
+        log = _Log(writer, TrainConfig(), lambda step: 1e-3, 0, task)
         log.add(1, {name: jnp.float32(name != "skipped") for name in row})
         log.flush()
         log.add(2, {name: jnp.float32(value) for name, value in row.items()})

@@ -228,8 +228,8 @@ def looks_like_imagegpt(config: GPTConfig) -> bool:
         num_heads=config.num_heads, embed_dim=config.embed_dim, mlp_dim=config.mlp_dim,
         activation="sigmoid_gelu", positions="learned", norm_epsilon=config.norm_epsilon,
     )  # fmt: skip
-    free = ("dtype", "remat", "embed_dropout", "residual_dropout", "cond_drop_prob", "rope_base",
-            "prefix_rotation", "num_kv_heads")  # fmt: skip
+    free = ("dtype", "remat", "attention_kernel", "embed_dropout", "residual_dropout",
+            "cond_drop_prob", "rope_base", "prefix_rotation", "num_kv_heads")  # fmt: skip
     names = [name for name in vars(config) if name not in free]
     is_plain = all(getattr(config, name) == getattr(same, name) for name in names)
     return is_plain and config.kv_heads == config.num_heads
