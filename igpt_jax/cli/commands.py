@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from igpt_jax.cli.exchange import export, import_
 from igpt_jax.cli.measuring import evaluate, probe
+from igpt_jax.cli.planning import plan
 from igpt_jax.cli.sampling import sample
 from igpt_jax.cli.serving import serve, serve_keys
 from igpt_jax.cli.training import encode, train
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "probe": (probe, "measure how well a model's layers tell classes apart"),
         "import": (import_, "bring a published model into a directory that the others take"),
         "export": (export, "write a model as safetensors with a card, for the Hub"),
+        "plan": (plan, "tell what a run needs on a TPU pod or GPUs, without them"),
         "serve": (serve, "answer requests over HTTP, with a page"),
         "serve-keys": (serve_keys, "make, list and revoke the API keys of a server"),
     }
