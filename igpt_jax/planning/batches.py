@@ -11,7 +11,7 @@ from igpt_jax.data.sources import num_frames
 from igpt_jax.partitioning import BATCH_AXES
 from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 
-Shapes = dict[str, jax.ShapeDtypeStruct]
+Shapes = dict[str, Any]  # of `jax.ShapeDtypeStruct`
 
 
 def token_batch(config: RunConfig, batch_size: int) -> Shapes:

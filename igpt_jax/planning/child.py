@@ -1,6 +1,7 @@
 """A process of its own for each compilation: its devices and its compiler are not the caller's."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -87,13 +88,11 @@ def find_devices(topology: Topology) -> list[Any]:
 
     if topology.chip.platform != "tpu":
         return jax.devices()[: topology.num_chips]
-    try:
-        import libtpu  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"topology {topology.name}: expected the TPU compiler, found none; pip install "
             "'igpt_jax[tpu]' (it needs no TPU)"
-        ) from None
+        )
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology.compiler_name)
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:

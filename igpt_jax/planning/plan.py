@@ -48,7 +48,7 @@ def plan(
     config = config.resolved()
     training = training_of(config, stage)
     rows = _rows(config.mesh, topology)
-    report = {
+    report: dict[str, Any] = {
         "topology": topology.name,
         "chip": topology.chip.name,
         "chips": topology.num_chips,
