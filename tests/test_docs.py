@@ -124,6 +124,11 @@ def test_command(line, home, tmp_path, monkeypatch, capsys):
             extra = re.search(r"\[(\w+)\]", what)
             assert extra
             assert f"\n{extra[1]} = [" in (REPOSITORY / "pyproject.toml").read_text()
+        case ["bash" | "sbatch", *arguments] if any(
+            word.startswith("deploy/") for word in arguments
+        ):
+            script = next(word for word in arguments if word.startswith("deploy/"))
+            assert (REPOSITORY / script).is_file()  # test_deploy_training.py runs it
         case ["bash", script]:
             assert (REPOSITORY / script).is_file()
         case ["python", script, *arguments] if script.startswith("benchmarks/"):
@@ -154,6 +159,8 @@ def runs_well(arguments, home, monkeypatch, capsys):
     stops_at(monkeypatch, "igpt_jax.interop.importing", "import_part")
     stops_at(monkeypatch, "igpt_jax.serving.commands", "serve")
     stops_at(monkeypatch, "igpt_jax.serving.commands", "keys")
+    stops_at(monkeypatch, "igpt_jax.planning.plan", "plan")
+    stops_at(monkeypatch, "igpt_jax.planning.sweep", "sweep")
     is_here = any((home / word).is_dir() and "runs/" in word for word in arguments)
     if not is_here:
         stops_at(monkeypatch, "igpt_jax.stored", "load")
