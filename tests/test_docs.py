@@ -124,11 +124,6 @@ def test_command(line, home, tmp_path, monkeypatch, capsys):
             extra = re.search(r"\[(\w+)\]", what)
             assert extra
             assert f"\n{extra[1]} = [" in (REPOSITORY / "pyproject.toml").read_text()
-        case ["bash" | "sbatch", *arguments] if any(
-            word.startswith("deploy/") for word in arguments
-        ):
-            script = next(word for word in arguments if word.startswith("deploy/"))
-            assert (REPOSITORY / script).is_file()  # test_deploy_training.py runs it
         case ["bash", script]:
             assert (REPOSITORY / script).is_file()
         case ["python", script, *arguments] if script.startswith("benchmarks/"):

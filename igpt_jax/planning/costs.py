@@ -16,6 +16,8 @@ _FREE: Final = (
 )  # fmt: skip
 _CONTRACTED: Final = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS: Final = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+# What a Pallas kernel says of itself.
+_KERNEL: Final = re.compile(r'"cost_estimate":\s*\{[^}]*?"flops":\s*"?(\d+)')
 _WINDOW: Final = re.compile(r"window=\{([^}]*)\}")
 
 
@@ -64,6 +66,9 @@ def _flops(module: Module, computation: str, instruction: Instruction) -> float:
             for called in instruction.called.get("calls", ())
             for inner in module.computations[called].values()
         )
+    if instruction.opcode == "custom-call":
+        said = _KERNEL.search(instruction.text)
+        return float(said[1]) if said else 0.0
     if instruction.opcode not in ("dot", "convolution"):
         return 0.0
     shapes = module.operand_shapes(computation, instruction)

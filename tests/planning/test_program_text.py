@@ -155,3 +155,17 @@ def test_dots_with_batch_axes():
     work = find_work(parse_module((HERE / "dot.hlo").read_text()))
     assert total_flops(work) == 2 * np.prod([3, 4, 5, 6])
     assert total_bytes(work) == 4 * (60 + 90 + 72)
+
+
+def test_kernels_say_what_they_compute():
+    text = """HloModule m
+
+ENTRY %main (a: bf16[8,16]) -> bf16[8,16] {
+  %a = bf16[8,16]{1,0} parameter(0)
+  ROOT %k = bf16[8,16]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", \\
+backend_config={"custom_call_config":{"body":"TUw","cost_estimate":{"flops":"4096","bytes":"1"}}}
+}
+""".replace("\\\n", "")
+    work = find_work(parse_module(text))
+    assert total_flops(work) == 4096
+    assert total_bytes(work) == 2 * 8 * 16 * 2
