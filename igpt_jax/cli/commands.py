@@ -74,11 +74,21 @@ def run_command(
     return 0
 
 
-def _told(value: Any) -> str:
-    """A result for people, in one line."""
+def _told(value: Any, indent: int = 2) -> str:
+    """A result for people: in one line, but for what has parts of its own."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_told(entry)}" for name, entry in value.items())
+        told = [f"{name} {_told(entry, indent + 2)}" for name, entry in value.items()]
+        if any(isinstance(entry, dict) or _is_listed(entry) for entry in value.values()):
+            return "".join(f"\n{' ' * indent}{line}" for line in told)
+        return ", ".join(told)
+    if _is_listed(value):
+        return "".join(f"\n{' ' * indent}{_told(entry, indent + 2)}" for entry in value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _is_listed(value: Any) -> bool:
+    """Whether each entry has a line of its own."""
+    return isinstance(value, list) and any(isinstance(entry, dict | str) for entry in value)
 
 
 def _silence_libraries() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
 
 import jax
 import numpy as np
@@ -126,6 +127,31 @@ def test_a_program_that_does_not_fit_is_a_result():
     assert found["train"]["gib_needed"] == 20
     assert "estimate" not in found["train"]
     json.dumps(found)
+
+
+def test_people_read_a_line_for_each_collective(monkeypatch, capsys):
+    one = Collective("all-gather", 4, 1, 200e9, 200e9)
+    compiled = Compiled(
+        {"parameters": GIB}, {"total": GIB}, 1e12, flops=1e12, busy_seconds=1.0,
+        collectives=(one, dataclasses.replace(one, kind="all-reduce")),
+    )  # fmt: skip
+    answer = f"noise\nigpt-plan: {json.dumps(dataclasses.asdict(compiled))}\n"
+    done = subprocess.CompletedProcess([], 0, answer, "")
+    monkeypatch.setattr(child.subprocess, "run", lambda *_, **__: done)
+    assert cli.main(["plan", DEBUG, "--topology", "v5e:2x2", "--sampler-batch", "0"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "gib_by_kind parameters 1.0000" in lines
+    assert [line.split(",")[0] for line in lines if line.startswith("kind ")] == [
+        "kind all-gather",
+        "kind all-reduce",
+    ]
+
+
+def test_a_compiler_that_breaks_is_one_line(monkeypatch):
+    done = subprocess.CompletedProcess([], -11, "", "long\nlast words")
+    monkeypatch.setattr(child.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(UserError, match="ended with -11: last words"):
+        plan(tiny_config(), parse_topology("v5e:2x2"))
 
 
 def test_bad_input_is_one_line(capsys, monkeypatch):
