@@ -1,8 +1,10 @@
 """The programs of a run, lowered from shapes for the devices of a plan."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,7 +134,8 @@ def _lower_sampler(config: RunConfig, mesh: Mesh, batch_size: int) -> Program:
     asked = jax.eval_shape(ask, frozen, token_batch(config, batch_size))
     if not config.gpt.kinds:
         asked = (asked[0], None, asked[2])
-    model_flops = count_flops(lambda *args: generate(gpt, *args), params, *asked)
+    # Unwrapped, or what is compiled below would be this trace, which is for a CPU.
+    model_flops = count_flops(partial(inspect.unwrap(generate), gpt), params, *asked)
     laid = on_rows(asked, mesh)
     with jax.set_mesh(mesh):
         lowered = generate.lower(gpt, params, *laid)

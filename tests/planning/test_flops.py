@@ -6,7 +6,9 @@ import pytest
 
 from igpt_jax.models.gpt import GPT
 from igpt_jax.models.presets import llamagen
+from igpt_jax.parameters import abstract_params
 from igpt_jax.planning.flops import count_flops
+from igpt_jax.sampling.sampler import SamplingConfig, generate
 
 
 def test_products_and_loops():
@@ -62,3 +64,24 @@ def test_llamagen_has_six_operations_a_parameter_and_attention(size):
     matrices = config.num_layers * layer + config.vocab_size * config.embed_dim
     attention = 12 * config.num_layers * config.embed_dim * config.seq_len
     assert counted == pytest.approx(batch * config.seq_len * (6 * matrices + attention), rel=1e-3)
+
+
+def test_drawing_takes_two_operations_a_parameter_and_token_twice_with_guidance():
+    config = llamagen("B", embed_dropout=0.0, residual_dropout=0.0)
+    gpt, batch = GPT(config), 2
+    params = abstract_params(gpt, placement=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+
+    def draw(scale):
+        def run(params, labels):
+            keys = jax.random.split(jax.random.key(0), batch)
+            return generate(gpt, params, keys, labels, SamplingConfig(cfg_scale=scale).rows(batch))
+
+        return count_flops(run, params, labels)
+
+    layer = 4 * config.embed_dim**2 + 3 * config.embed_dim * config.hidden_dim
+    matrices = config.num_layers * layer + config.vocab_size * config.embed_dim
+    products = 2 * batch * config.seq_len * matrices
+    cache = 4 * batch * config.num_layers * config.embed_dim * config.seq_len**2
+    assert products < draw(1.0) < products + cache
+    assert draw(2.0) == pytest.approx(2 * draw(1.0))
