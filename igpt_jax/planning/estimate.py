@@ -87,6 +87,11 @@ def estimate(compiled: Compiled, topology: Topology) -> Estimate:
     )
 
 
+def short(value: float) -> float:
+    """A number to four digits."""
+    return float(f"{value:.4g}")
+
+
 def gib(num_bytes: float) -> float:
-    """Bytes in GiB, to three places."""
-    return round(num_bytes / GIB, 3)
+    """Bytes in GiB."""
+    return short(num_bytes / GIB)

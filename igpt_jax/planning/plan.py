@@ -10,7 +10,7 @@ from igpt_jax.config import RunConfig
 from igpt_jax.errors import UserError
 from igpt_jax.planning.child import compile_apart
 from igpt_jax.planning.compiling import Compiled
-from igpt_jax.planning.estimate import ASSUMPTIONS, Estimate, estimate, gib
+from igpt_jax.planning.estimate import ASSUMPTIONS, Estimate, estimate, gib, short
 from igpt_jax.planning.programs import ProgramName
 from igpt_jax.planning.topology import Topology
 from igpt_jax.training.loop import TrainConfig
@@ -113,9 +113,9 @@ def step_report(
     report = _program_report(compiled, found) | {"global_batch_size": training.global_batch_size}
     if compiled.fits and found.seconds:
         report["estimate"] |= {
-            "mfu": round(found.mfu, 4),
-            "images_per_second": round(training.global_batch_size / found.seconds, 1),
-            "hours_of_run": round(found.seconds * training.num_steps / 3600, 2),
+            "mfu": short(found.mfu),
+            "images_per_second": short(training.global_batch_size / found.seconds),
+            "hours_of_run": short(found.seconds * training.num_steps / 3600),
         }
         if tokens:
             rate = training.global_batch_size * tokens / found.seconds
@@ -130,7 +130,7 @@ def _sampler_report(
     report = _program_report(compiled, found) | {"batch_size": batch_size}
     if compiled.fits and found.seconds:
         report["estimate"]["tokens_per_second"] = round(batch_size * tokens / found.seconds)
-        report["estimate"]["images_per_second"] = round(batch_size / found.seconds, 2)
+        report["estimate"]["images_per_second"] = short(batch_size / found.seconds)
     return report
 
 
@@ -141,32 +141,32 @@ def _program_report(compiled: Compiled, found: Estimate) -> dict[str, Any]:
         "gib_of_device": gib(found.capacity_bytes),
         "gib_by_kind": {kind: gib(size) for kind, size in compiled.kinds.items() if size},
         "gib_by_compiler": {kind: gib(size) for kind, size in compiled.memory.items()},
-        "teraflops_of_model": round(compiled.model_flops / 1e12, 3),
-        "compile_seconds": round(compiled.seconds, 1),
+        "teraflops_of_model": short(compiled.model_flops / 1e12),
+        "compile_seconds": short(compiled.seconds),
     }
     if not compiled.fits:
         return report
     return report | {
-        "teraflops_a_device": round(compiled.flops / 1e12, 3),
-        "teraflops_reported_loops_once": round(compiled.reported_flops / 1e12, 3),
-        "gb_of_hbm_traffic": round(compiled.hbm_bytes / 1e9, 3),
-        "flops_a_byte": round(found.intensity, 1),
+        "teraflops_a_device": short(compiled.flops / 1e12),
+        "teraflops_reported_loops_once": short(compiled.reported_flops / 1e12),
+        "gb_of_hbm_traffic": short(compiled.hbm_bytes / 1e9),
+        "flops_a_byte": short(found.intensity),
         "collectives": [
             {
                 "kind": one.kind,
                 "group": one.group_size,
                 "count": round(one.count),
-                "gb": round(one.num_bytes / 1e9, 4),
-                "gb_sent": round(one.bytes_sent / 1e9, 4),
-                "mb_of_largest": round(one.largest / 1e6, 3),
-                "share_in_background": round(one.in_background, 3),
+                "gb": short(one.num_bytes / 1e9),
+                "gb_sent": short(one.bytes_sent / 1e9),
+                "mb_of_largest": short(one.largest / 1e6),
+                "share_in_background": short(one.in_background),
             }
             for one in compiled.collectives
         ],
         "estimate": {
-            "compute_ms": round(1e3 * found.compute_seconds, 3),
-            "hbm_ms": round(1e3 * found.hbm_seconds, 3),
-            "network_ms": round(1e3 * found.network_seconds, 3),
-            "ms": round(1e3 * found.seconds, 3),
+            "compute_ms": short(1e3 * found.compute_seconds),
+            "hbm_ms": short(1e3 * found.hbm_seconds),
+            "network_ms": short(1e3 * found.network_seconds),
+            "ms": short(1e3 * found.seconds),
         },
     }
