@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
+
+from igpt_jax.platform import platform
 
 DTypeName = Literal["auto", "float32", "bfloat16"]
 
@@ -14,5 +15,5 @@ def resolve_dtype(name: DTypeName) -> Any:
     CPUs emulate bfloat16, which is slower than float32 there.
     """
     if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.float32 if platform() == "cpu" else jnp.bfloat16
     return jnp.dtype(name)

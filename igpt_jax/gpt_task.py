@@ -28,8 +28,8 @@ from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.models.orders import OrdersConfig, known_first, random_known
 from igpt_jax.parameters import generator_inputs
 from igpt_jax.text.encoder import TextEncoder, encode_text
-from igpt_jax.training.loop import Task
 from igpt_jax.training.steps import Batch
+from igpt_jax.training.task import Task
 from igpt_jax.typing import Array, Bool, Float, Leaf, Params, PRNGKey
 
 NUM_SHOWN = 16  # pictures of each grid while training

@@ -37,9 +37,9 @@ from igpt_jax.tokenizers.losses import (
     summarize,
 )
 from igpt_jax.tokenizers.perceptual import LPIPS, laplacian_pyramid_loss, load_lpips
-from igpt_jax.training.loop import Task
 from igpt_jax.training.optimizer import Player
 from igpt_jax.training.steps import Batch
+from igpt_jax.training.task import Task
 from igpt_jax.typing import Array, Float, Params, PRNGKey
 
 NUM_SHOWN = 16  # pictures of each grid while training

@@ -154,6 +154,8 @@ def runs_well(arguments, home, monkeypatch, capsys):
     stops_at(monkeypatch, "igpt_jax.interop.importing", "import_part")
     stops_at(monkeypatch, "igpt_jax.serving.commands", "serve")
     stops_at(monkeypatch, "igpt_jax.serving.commands", "keys")
+    stops_at(monkeypatch, "igpt_jax.planning.plan", "plan")
+    stops_at(monkeypatch, "igpt_jax.planning.sweep", "sweep")
     is_here = any((home / word).is_dir() and "runs/" in word for word in arguments)
     if not is_here:
         stops_at(monkeypatch, "igpt_jax.stored", "load")

@@ -17,9 +17,9 @@ from igpt_jax.evaluation.energy_distance import energy_distance, thumbnails
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.partitioning import gather_params
 from igpt_jax.tokenizers.base import to_pixels
-from igpt_jax.training.loop import Task
 from igpt_jax.training.optimizer import Player
 from igpt_jax.training.steps import Batch, Loss
+from igpt_jax.training.task import Task
 from igpt_jax.typing import Array, Int, Params, PRNGKey
 
 NUM_SHOWN = 16  # pictures of each grid while training

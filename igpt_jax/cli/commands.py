@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from igpt_jax.cli.exchange import export, import_
 from igpt_jax.cli.measuring import evaluate, probe
+from igpt_jax.cli.planning import plan
 from igpt_jax.cli.sampling import sample
 from igpt_jax.cli.serving import serve, serve_keys
 from igpt_jax.cli.training import encode, train
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "probe": (probe, "measure how well a model's layers tell classes apart"),
         "import": (import_, "bring a published model into a directory that the others take"),
         "export": (export, "write a model as safetensors with a card, for the Hub"),
+        "plan": (plan, "tell what a run needs on a TPU pod or GPUs, without them"),
         "serve": (serve, "answer requests over HTTP, with a page"),
         "serve-keys": (serve_keys, "make, list and revoke the API keys of a server"),
     }
@@ -72,11 +74,21 @@ def run_command(
     return 0
 
 
-def _told(value: Any) -> str:
-    """A result for people, in one line."""
+def _told(value: Any, indent: int = 2) -> str:
+    """A result for people: in one line, but for what has parts of its own."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_told(entry)}" for name, entry in value.items())
+        told = [f"{name} {_told(entry, indent + 2)}" for name, entry in value.items()]
+        if any(isinstance(entry, dict) or _is_listed(entry) for entry in value.values()):
+            return "".join(f"\n{' ' * indent}{line}" for line in told)
+        return ", ".join(told)
+    if _is_listed(value):
+        return "".join(f"\n{' ' * indent}{_told(entry, indent + 2)}" for entry in value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _is_listed(value: Any) -> bool:
+    """Whether each entry has a line of its own."""
+    return isinstance(value, list) and any(isinstance(entry, dict | str) for entry in value)
 
 
 def _silence_libraries() -> None:

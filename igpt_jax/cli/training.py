@@ -1,13 +1,11 @@
 """`train.py`, `igpt train` and `igpt encode`."""
 
-import contextlib
-import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from igpt_jax.cli.arguments import Parser
+from igpt_jax.cli.overrides import override
 from igpt_jax.errors import UserError
 
 
@@ -68,35 +66,5 @@ def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Any, Path
     from igpt_jax.config import load_config_file
 
     config = load_config_file(known.config)
-    config = _override(config, type(config), overrides)
+    config = override(config, type(config), overrides)
     return config, known.workdir or Path("runs") / Path(known.config).stem
-
-
-def _override(config: Any, kind: type, arguments: list[str]) -> Any:
-    """Sets fields of a config from `--any.field value`; an unknown one is one clear line."""
-    import tyro
-
-    if not arguments:
-        return config
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return tyro.cli(
-                kind,
-                default=config,
-                args=arguments,
-                prog="train.py",
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-            )
-    except SystemExit as stop:
-        text = output.getvalue()
-        if stop.code in (0, None):
-            print(text)
-            raise
-        raise UserError(f"config: {_one_line(text)}") from None
-
-
-def _one_line(text: str) -> str:
-    """What tyro's box of several lines says, without colours, frame and rules."""
-    bare = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}|For full helptext.*", " ", text)
-    return " ".join(bare.split())

@@ -18,8 +18,8 @@ from igpt_jax.models.gpt import GPT
 from igpt_jax.parameters import generator_inputs
 from igpt_jax.programs import encode_images
 from igpt_jax.tokenizers.base import ImageTokenizer
-from igpt_jax.training.loop import Task
 from igpt_jax.training.steps import Batch
+from igpt_jax.training.task import Task
 from igpt_jax.typing import Array, Float, Int, Params, PRNGKey
 
 BODY: Final = "gpt"

@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,20 +19,15 @@ from tqdm import tqdm
 
 from igpt_jax.errors import UserError
 from igpt_jax.training.checkpoint import Checkpoints
+from igpt_jax.training.compiled import abstract_state, compile_train_step, on_mesh
 from igpt_jax.training.guard import LossGuard
 from igpt_jax.training.metrics import MetricWriter
-from igpt_jax.training.optimizer import OptimizerConfig, Player, learning_rate, make_optimizer
+from igpt_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from igpt_jax.training.sharding import check_batch_size, replicated, shard_batch
 from igpt_jax.training.speed import Profile, work_done
-from igpt_jax.training.state import (
-    Averaged,
-    InitParams,
-    TrainState,
-    init_state,
-    state_shardings,
-    whole,
-)
-from igpt_jax.training.steps import Batch, Loss, Metrics, make_eval_step, make_train_step
+from igpt_jax.training.state import TrainState, init_state, state_shardings
+from igpt_jax.training.steps import Metrics, make_eval_step
+from igpt_jax.training.task import Task
 from igpt_jax.typing import PRNGKey
 
 logger = logging.getLogger("igpt_jax.training")
@@ -93,43 +88,6 @@ class TrainConfig:
             raise UserError(f"profile: expected 0 (off) or more steps, got {self.profile}")
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is trained: how to start, what to minimise, what to show.
-
-    Attributes:
-        name: of the progress bar.
-        init: key -> parameters, with logical axis names.
-        loss: (params, batch, key) -> (mean loss, metrics); a `jax.tree_util.Partial` may hold
-            arrays that it needs and nothing trains, such as a pretrained network.
-        prepare: (params, batches, key) -> params, once before the first step; None for none.
-        show: (averaged params, validation batch, step) writes a picture; None for none.
-        later: update -> the loss from there on; each is a program of its own, for a condition in
-            the step would cost time before it holds (on CPUs, much of it even when it does).
-        evaluate: (averaged params, batch, None) -> (mean loss, metrics) of the validation data;
-            None is `loss`.
-        averaged: the part of the parameters that is used after training.
-        summarize: what to make of the metrics of a whole batch, before they are logged.
-        players: first key of the parameters -> optimizer of that part; all others have the
-            config's.
-        tokens: of one example, to count them a second; 0 of what has none.
-        flops: operations of one example in a step (`igpt_jax/models/flops.py`); 0 if not counted.
-    """
-
-    name: str
-    init: InitParams
-    loss: Loss
-    prepare: Callable[[Any, Iterator[dict[str, np.ndarray]], PRNGKey], Any] | None = None
-    show: Callable[[Any, dict[str, np.ndarray], int], None] | None = None
-    later: Mapping[int, Loss] = field(default_factory=dict)
-    evaluate: Loss | None = None
-    averaged: Averaged = whole
-    summarize: Callable[[Metrics], Metrics] = whole
-    players: Mapping[str, Player] = field(default_factory=dict)
-    tokens: int = 0
-    flops: float = 0.0
-
-
 def train(
     task: Task,
     config: TrainConfig,
@@ -176,7 +134,14 @@ def train(
         start = int(state.step)
         if start >= config.num_steps:
             return
-        train_step = _train_step(task, config, optimizer, mesh, shardings)
+        train_step = compile_train_step(
+            task,
+            optimizer,
+            mesh,
+            shardings,
+            ema_decay=config.ema_decay,
+            accumulation_steps=config.accumulation_steps,
+        )
         evaluate = _evaluator(task, config, validation_data, mesh)
         schedule = learning_rate(config.optimizer, config.num_steps)
         with MetricWriter(
@@ -209,52 +174,6 @@ def train(
             log.close()
 
 
-def _train_step(
-    task: Task,
-    config: TrainConfig,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    shardings: TrainState,
-) -> Callable[[TrainState, Batch, PRNGKey, int], tuple[TrainState, Metrics]]:
-    """`(state, batch, key, updates so far) -> (state, metrics)`, compiled for each of the losses.
-
-    Arrays that a loss holds are arguments, not constants of the program.
-    """
-
-    def step(
-        loss: Loss, state: TrainState, batch: Batch, key: PRNGKey
-    ) -> tuple[TrainState, Metrics]:
-        return make_train_step(
-            loss,
-            optimizer,
-            ema_decay=config.ema_decay,
-            accumulation_steps=config.accumulation_steps,
-            averaged=task.averaged,
-            summarize=task.summarize,
-            players=task.players,
-        )(state, batch, key)
-
-    compiled = jax.jit(
-        step,
-        out_shardings=(shardings, replicated(mesh)),  # or they drift, and it compiles again
-        donate_argnums=1,
-    )
-    losses = {at: _on_mesh(loss, mesh) for at, loss in {0: task.loss, **task.later}.items()}
-
-    def run_step(
-        state: TrainState, batch: Batch, key: PRNGKey, done: int
-    ) -> tuple[TrainState, Metrics]:
-        return compiled(losses[max(at for at in losses if at <= done)], state, batch, key)
-
-    return run_step
-
-
-def _on_mesh(loss: Loss, mesh: Mesh) -> jax.tree_util.Partial:
-    """A loss as a pytree, its arrays on every device."""
-    partial_loss = loss if isinstance(loss, jax.tree_util.Partial) else jax.tree_util.Partial(loss)
-    return jax.device_put(partial_loss, replicated(mesh))
-
-
 def _start_or_restore(
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -278,13 +197,7 @@ def _start_or_restore(
         prepared = jax.device_put(prepared, shardings.params)
         copy = jax.tree.map(lambda x: x.copy(), task.averaged(prepared))
         return state.replace(params=prepared, ema_params=copy)
-    shapes = jax.eval_shape(lambda key: init_state(task.init, optimizer, key, task.averaged), key)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-    state, metadata = checkpoints.restore(abstract)
+    state, metadata = checkpoints.restore(abstract_state(task, optimizer, shardings))
     batches.set_state(metadata["data_state"])
     logger.info("%s: going on from step %d", task.name, int(state.step))
     return state
@@ -299,7 +212,7 @@ def _evaluator(
             lambda loss, params, batch: make_eval_step(loss, task.summarize)(params, batch),
             out_shardings=replicated(mesh),
         ),
-        _on_mesh(task.evaluate or task.loss, mesh),
+        on_mesh(task.evaluate or task.loss, mesh),
     )
 
     def evaluate(params: Any) -> dict[str, float]:

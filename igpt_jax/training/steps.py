@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from igpt_jax.platform import platform
 from igpt_jax.training.optimizer import NO_PLAYERS, gradient_norms
 from igpt_jax.training.state import Averaged, TrainState, whole
 from igpt_jax.typing import Array, Float, PRNGKey
@@ -65,7 +66,7 @@ def make_train_step(
             jax.eval_shape(value_and_grad, params, first, key),
         )
         # On CPUs, XLA's convolutions are tens of times slower inside of a loop.
-        unroll = accumulation_steps if jax.default_backend() == "cpu" else 1
+        unroll = accumulation_steps if platform() == "cpu" else 1
         indices = jnp.arange(accumulation_steps)
         return jax.lax.scan(add, zeros, (parts, indices), unroll=unroll)[0]
 

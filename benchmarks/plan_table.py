@@ -1,0 +1,153 @@
+"""The tables of docs/scaling.md: recipes on the slices they are for, and weak scaling on paper.
+
+    python benchmarks/plan_table.py
+
+Each row is one `igpt plan` (minutes of one core, no TPU; pip install 'igpt_jax[tpu]'), written to
+benchmarks/results/plan_table.json as soon as it is there; rows that are there are not compiled
+again. `--only llamagen-3b,weak-16` picks some, `--again` compiles them anew.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from igpt_jax.config import RunConfig, load_config_file
+from igpt_jax.planning.plan import plan
+from igpt_jax.planning.topology import parse_topology
+from igpt_jax.training.sharding import MeshConfig
+
+REPOSITORY = Path(__file__).parent.parent
+RESULTS = REPOSITORY / "benchmarks/results/plan_table.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One plan: a config and what is changed of it.
+
+    Attributes:
+        config: name of the file in configs/.
+        topology: the slice.
+        batch: global batch; 0 for the config's own.
+        fsdp: devices that share the parameters; 0 for the config's own.
+        tensor: devices that share a product.
+        remat: of the GPT; "" for the config's own.
+        sampler_batch: pictures drawn at once; 0 leaves the sampler out.
+    """
+
+    config: str
+    topology: str
+    batch: int = 0
+    fsdp: int = 0
+    tensor: int = 1
+    remat: str = ""
+    sampler_batch: int = 0
+
+    @property
+    def stage(self) -> str:
+        """What is planned: a tokenizer's training or a GPT's."""
+        return "tokenizer" if self.config == "vqgan256" else "gpt"
+
+    @property
+    def command(self) -> str:
+        """The same plan by `igpt plan`."""
+        words = [f"igpt plan configs/{self.config}.py --topology {self.topology}"]
+        words += [f"--mesh.fsdp {self.fsdp}"] if self.fsdp else []
+        words += [f"--mesh.tensor {self.tensor}"] if self.tensor > 1 else []
+        if self.batch:
+            words.append(f"--{self.stage}_training.global_batch_size {self.batch}")
+        words += [f"--gpt.remat {self.remat}"] if self.remat else []
+        if self.stage == "gpt":
+            words.append(f"--sampler-batch {self.sampler_batch}")
+        return " ".join(words)
+
+    def build(self) -> RunConfig:
+        """The config with the changes."""
+        config = load_config_file(REPOSITORY / f"configs/{self.config}.py")
+        assert isinstance(config, RunConfig)
+        name = f"{self.stage}_training"
+        if self.batch:
+            training = dataclasses.replace(getattr(config, name), global_batch_size=self.batch)
+            config = dataclasses.replace(config, **{name: training})
+        if self.remat:
+            gpt: Any = dataclasses.replace(config.gpt, remat=self.remat)
+            config = dataclasses.replace(config, gpt=gpt)
+        fsdp = self.fsdp or config.mesh.fsdp
+        return dataclasses.replace(config, mesh=MeshConfig(-1, fsdp, self.tensor))
+
+
+WEAK = {16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
+ROWS = {
+    "llamagen-3b": Row("imagenet256_llamagen_3b", "v5e:16x16", sampler_batch=256),
+    "llamagen-xxl": Row("imagenet256_llamagen_xxl", "v5p:2x4x4", sampler_batch=64),
+    "igpt-l-32": Row("imagenet32_igpt_l", "v6e:4x4", sampler_batch=64),
+    "vq-16": Row("vqgan256", "v5e:4x4"),
+    # 16 pictures a chip, parameters over 16 chips, copies of these over the rest.
+    **{
+        f"weak-{chips}": Row(
+            "imagenet256_llamagen_3b", f"v5p:{shape}", batch=16 * chips, fsdp=16, remat="dots"
+        )
+        for chips, shape in WEAK.items()
+    },
+    "llamagen-b": Row("imagenet256_llamagen_b", "v5e:4x4", sampler_batch=64),
+    "llamagen-l": Row("imagenet256_llamagen_l", "v5e:4x8", sampler_batch=64),
+    "llamagen-xl": Row("imagenet256_llamagen_xl", "v5e:8x8", sampler_batch=64),
+    "igpt-s-32": Row("imagenet32_igpt_s", "v5e:2x2"),
+    "igpt-m-32": Row("imagenet32_igpt_m", "v5e:4x4"),
+    "igpt-s-64": Row("imagenet64_igpt_s", "v5e:4x4"),
+    "igpt-m-64": Row("imagenet64_igpt_m", "v6e:4x4"),
+    "igpt-l-64": Row("imagenet64_igpt_l", "v6e:4x8"),
+}
+
+
+def measure(row: Row) -> dict[str, Any]:
+    stage: Any = row.stage
+    topology = parse_topology(row.topology)
+    found = plan(row.build(), topology, stage=stage, sampler_batch=row.sampler_batch)
+    return {"command": row.command, **found}
+
+
+def table(results: dict[str, Any]) -> str:
+    """What was found, as Markdown."""
+    head = (
+        "| | slice | mesh (data, fsdp, tensor) | batch | GiB needed of | fits | TFLOP a step | "
+        "network GB sent | step ms | MFU at most | hours |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    lines = [head]
+    for name, found in results.items():
+        train, mesh = found["train"], found["mesh"]
+        estimate = train.get("estimate", {})
+        sent = sum(one["gb_sent"] for one in train.get("collectives", []))
+        lines.append(
+            f"| {name} | {found['topology']} | {', '.join(str(size) for size in mesh.values())} "
+            f"| {train['global_batch_size']} | {train['gib_needed']:.1f} of "
+            f"{train['gib_of_device']:.1f} | {'yes' if train['fits'] else 'no'} "
+            f"| {train['teraflops_of_model']:.0f} | {sent:.2f} | {estimate.get('ms', 0):.0f} "
+            f"| {estimate.get('mfu', 0):.2f} | {estimate.get('hours_of_run', 0):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(ROWS), help="rows, with commas between")
+    parser.add_argument("--again", action="store_true", help="compile what is there, too")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    known = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    results = json.loads(known.out.read_text()) if known.out.is_file() else {}
+    for name in known.only.split(","):
+        if name in results and not known.again:
+            continue
+        print(f"{name}: {ROWS[name].command}", flush=True)
+        results[name] = measure(ROWS[name])
+        known.out.parent.mkdir(parents=True, exist_ok=True)
+        known.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table({name: results[name] for name in ROWS if name in results}))
+
+
+if __name__ == "__main__":
+    main()

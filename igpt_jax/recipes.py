@@ -1,0 +1,113 @@
+"""Published recipes on ImageNet, for the files in `configs/`; shapes are in `models/presets.py`."""
+
+from typing import Final, Literal
+
+from igpt_jax.config import RunConfig
+from igpt_jax.data.encode import EncodingConfig
+from igpt_jax.data.folders import FolderConfig
+from igpt_jax.data.transforms import TransformConfig
+from igpt_jax.models.gpt_config import GPTConfig
+from igpt_jax.models.presets import imagegpt, llamagen
+from igpt_jax.sampling.sampler import SamplingConfig
+from igpt_jax.tokenizers.palette import PaletteConfig
+from igpt_jax.tokenizers.presets import llamagen_vq
+from igpt_jax.training.loop import TrainConfig
+from igpt_jax.training.optimizer import OptimizerConfig
+from igpt_jax.training.sharding import MeshConfig
+
+IMAGENET: Final = "$IGPT_DATA/imagenet/train"
+NUM_CLASSES: Final = 1_000
+NUM_PICTURES: Final = 1_281_167  # of ILSVRC 2012's training set
+
+# Size -> (epochs, batch, guidance of the published FID, devices that share the parameters, remat).
+# Sun et al. 2024, section 3.1; batches of its authors' runs; XL and larger were trained for 50
+# epochs at 256 pixels.
+_LLAMAGEN: Final = {
+    "B": (300, 256, 2.0, 4, "none"),
+    "L": (300, 256, 2.0, 8, "dots"),
+    "XL": (50, 512, 1.75, 16, "full"),
+    "XXL": (50, 512, 1.75, 32, "full"),
+    "3B": (50, 512, 1.65, 64, "full"),
+}
+# Size -> (learning rate, devices that share the parameters). Chen et al. 2020, section 3.3: the
+# largest of 0.01, 0.003, 0.001, 0.0003 that trains well.
+_IMAGEGPT: Final = {"S": (3e-3, 1), "M": (3e-3, 8), "L": (1e-3, 16)}
+
+
+def imagenet_llamagen(size: Literal["B", "L", "XL", "XXL", "3B"]) -> RunConfig:
+    """LlamaGen by class on ImageNet at 256 pixels, over the codes of VQ-16.
+
+    AdamW, betas 0.9 and 0.95, weight decay 0.05, a constant learning rate of 1e-4 for each 256
+    pictures of a batch, ten crops of each picture (Sun et al. 2024, section 3.1).
+
+    Args:
+        size: of table 1.
+    """
+    epochs, batch, cfg_scale, fsdp, remat = _LLAMAGEN[size]
+    validation = 10
+    pictures = NUM_PICTURES - validation * NUM_CLASSES
+    return RunConfig(
+        data=FolderConfig(IMAGENET, validation_per_class=validation),
+        transform=TransformConfig(image_size=256),
+        tokenizer=llamagen_vq(16),
+        tokenizer_path="runs/vqgan256",
+        encoding=EncodingConfig(views="ten_crop"),
+        gpt=llamagen(size, remat=remat),
+        gpt_training=TrainConfig(
+            num_steps=epochs * pictures // batch,
+            global_batch_size=batch,
+            optimizer=OptimizerConfig(
+                peak_lr=1e-4 * batch / 256, warmup_steps=0, end_lr_ratio=1.0, weight_decay=0.05
+            ),
+            ema_decay=0.9999,
+            **_EVERY,
+        ),
+        sampling=SamplingConfig(cfg_scale=cfg_scale),
+        mesh=MeshConfig(fsdp=fsdp),
+    )
+
+
+def imagenet_imagegpt(size: Literal["S", "M", "L"], image_size: Literal[32, 64]) -> RunConfig:
+    """OpenAI's iGPT: the pixels of ImageNet in 512 colours, without classes.
+
+    Adam, betas 0.9 and 0.95, batches of 128, a million updates, an epoch of warm-up, then cosine to
+    0; no weight decay, no dropout (Chen et al. 2020, section 3.3); 4 % of the training pictures are
+    kept for validation (section 3.1).
+
+    Args:
+        size: of section 3.3.
+        image_size: pixels a side; its square is the number of tokens.
+    """
+    peak_lr, fsdp = _IMAGEGPT[size]
+    validation, batch = 51, 128
+    pictures = NUM_PICTURES - validation * NUM_CLASSES
+    gpt: GPTConfig = imagegpt(
+        size, grid_shape=(image_size, image_size), remat="full" if image_size > 32 else "none"
+    )
+    return RunConfig(
+        data=FolderConfig(IMAGENET, validation_per_class=validation),
+        transform=TransformConfig(image_size=image_size),
+        tokenizer=PaletteConfig(image_size=image_size, num_colors=512),
+        gpt=gpt,
+        gpt_training=TrainConfig(
+            num_steps=1_000_000,
+            global_batch_size=batch,
+            optimizer=OptimizerConfig(
+                peak_lr=peak_lr,
+                warmup_steps=pictures // batch,
+                end_lr_ratio=0.0,
+                weight_decay=0.0,
+            ),
+            ema_decay=0.9999,
+            **_EVERY,
+        ),
+        mesh=MeshConfig(fsdp=fsdp),
+    )
+
+
+_EVERY: Final[dict[str, int]] = {
+    "log_every": 100,
+    "eval_every": 5_000,
+    "picture_every": 5_000,
+    "checkpoint_every": 5_000,
+}

@@ -1,0 +1,171 @@
+"""The reader of compiled programs, on programs written by hand whose totals are counted by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igpt_jax.planning.collectives import find_collectives
+from igpt_jax.planning.costs import find_work, total_bytes, total_flops
+from igpt_jax.planning.hlo import Shape, parse_module, parse_shapes
+
+HERE = Path(__file__).parent
+LOOP = (HERE / "loop.hlo").read_text()
+KNOWN = LOOP.replace(
+    "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"6"},"known":"x"}'
+)
+
+
+def test_shapes():
+    text = "(bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, f32[], pred[3]{0}, token[])"
+    array, scalar, flags, token = parse_shapes(text)
+    assert array == Shape("bf16", (4, 8), on_chip=True)
+    assert (array.num_bytes, scalar.num_bytes, flags.num_bytes) == (64, 4, 3)
+    assert token.num_bytes == 0
+
+
+def test_loops_run_as_often_as_their_condition_or_the_compiler_says():
+    for text, times in ((LOOP, 4), (KNOWN, 6)):
+        runs = {name: count for name, count, _ in parse_module(text).executed()}
+        assert runs["body"] == times
+        assert runs["main"] == 1
+        assert "add.clone" not in runs  # what is summed costs nothing beside the sum
+
+
+def test_collectives_of_a_loop():
+    gathered, summed = find_collectives(parse_module(LOOP), num_devices=8)
+    assert (gathered.kind, gathered.group_size, gathered.count) == ("all-gather", 4, 4)
+    assert gathered.largest == 256 * 128 * 2
+    assert gathered.num_bytes == 4 * 256 * 128 * 2
+    assert gathered.bytes_sent == gathered.num_bytes * 3 / 4
+    assert (summed.kind, summed.group_size, summed.count) == ("all-reduce", 2, 4)
+    assert summed.num_bytes == 4 * 32 * 128 * 4
+    assert summed.bytes_sent == summed.num_bytes  # half out, half back
+
+
+def test_work_of_a_loop():
+    work = find_work(parse_module(LOOP))
+    assert total_flops(work) == 4 * 2 * 32 * 256 * 128
+    # A layer of the stack is read (into the chip's own memory), a product reads and writes, and
+    # the condition's few bytes.
+    layer, product = 64 * 128 * 2, 32 * 256 * 2 + 256 * 128 * 2 + 32 * 128 * 4
+    few = total_bytes(work) - 4 * (layer + product)
+    assert 0 <= few < 4 * 64
+
+
+GROUPS = {
+    "replica_groups={{0,1,2},{3,4,5}}": 3,
+    "replica_groups=[4,2]<=[2,4]T(1,0)": 2,
+    "replica_groups=mesh['a'=2,'b'=1,'c'=4] {'a','c'}": 8,
+    "replica_groups=mesh['a'=2,'b'=8] {'b':(2)4}": 4,
+    "replica_groups={}": 16,
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("kind", ["all-reduce", "reduce-scatter", "all-to-all", "all-gather-start"])
+def test_sizes_of_groups(groups, kind):
+    text = f"""HloModule m
+
+ENTRY %main (a: f32[48]) -> f32[48] {{
+  %a = f32[48]{{0}} parameter(0)
+  ROOT %r = f32[48]{{0}} {kind}(%a), channel_id=3, {groups}, dimensions={{0}}
+}}
+"""
+    (found,) = find_collectives(parse_module(text), num_devices=16)
+    size = GROUPS[groups]
+    assert found.group_size == size
+    assert found.num_bytes == 48 * 4 * (size if kind.startswith("all-gather") else 1)
+    assert found.in_background == kind.endswith("-start")
+    assert found.kind == kind.removesuffix("-start")
+
+
+def test_pieces_of_one_collective_count_once():
+    piece = (
+        "  %g{0} = bf16[8,16]{{1,0}} all-gather(%a), channel_id=7, replica_groups=[1,2]<=[2], "
+        'dimensions={{0}}, frontend_attributes={{chain_id="2"}}\n'
+    )
+    text = "HloModule m\n\nENTRY %main (a: bf16[4,16]) -> bf16[8,16] {\n"
+    text += "  %a = bf16[4,16]{1,0} parameter(0)\n" + piece.format(1) + piece.format(2) + "}\n"
+    (found,) = find_collectives(parse_module(text), num_devices=2)
+    assert (found.count, found.num_bytes, found.in_background) == (1, 8 * 16 * 2, 1)
+
+
+def test_a_sum_of_which_each_keeps_a_part_is_a_reduce_scatter():
+    text = """HloModule m
+
+%sum (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %s = f32[] add(%x, %y)
+}
+
+%all-reduce-scatter.1 (p: f32[64]) -> f32[16] {
+  %p = f32[64]{0} parameter(0)
+  %all = f32[64]{0} all-reduce(%p), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%sum
+  %i = s32[] constant(0)
+  ROOT %part = f32[16]{0} dynamic-slice(%all, %i), dynamic_slice_sizes={16}
+}
+
+ENTRY %main (a: f32[64]) -> f32[16] {
+  %a = f32[64]{0} parameter(0)
+  ROOT %f = f32[16]{0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+    (found,) = find_collectives(parse_module(text), num_devices=4)
+    assert found.kind == "reduce-scatter"
+    assert found.bytes_sent == 64 * 4 * 3 / 4
+
+
+def convolution(window, labels, left, right, result):
+    return f"""HloModule m
+
+ENTRY %main (a: f32[{left}], b: f32[{right}]) -> f32[{result}] {{
+  %a = f32[{left}]{{3,2,1,0}} parameter(0)
+  %b = f32[{right}]{{3,2,1,0}} parameter(1)
+  ROOT %c = f32[{result}]{{3,2,1,0}} convolution(%a, %b), {window}dim_labels={labels}
+}}
+"""
+
+
+def convolution_flops(*parts):
+    return total_flops(find_work(parse_module(convolution(*parts))))
+
+
+def test_convolutions():
+    plain = ("window={size=1x1}, ", "b01f_01io->b01f", "2,8,8,4", "1,1,4,16", "2,8,8,16")
+    assert convolution_flops(*plain) == 2 * 2 * 8 * 8 * 4 * 16
+    # 3 x 3 with a border of zeros: only products with elements of the image count.
+    window = "window={size=3x3 pad=1_1x1_1}, "
+    shapes = ("b01f_01io->b01f", "1,5,5,1", "3,3,1,1", "1,5,5,1")
+    meets = sum(0 <= o + k - 1 < 5 for o in range(5) for k in range(3))
+    assert convolution_flops(window, *shapes) == 2 * meets**2
+    # A batched product as TPUs write it: 16 groups along a dilated spatial axis.
+    window = "window={size=16 stride=15 lhs_dilate=16}, "
+    shapes = ("0bf_0io->0bf", "16,8,32", "16,32,4", "16,8,4")
+    assert convolution_flops(window, *shapes) == pytest.approx(2 * 16 * 8 * 32 * 4)
+
+
+def test_a_program_without_entry_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        parse_module("HloModule m\n")
+
+
+def test_dots_with_batch_axes():
+    work = find_work(parse_module((HERE / "dot.hlo").read_text()))
+    assert total_flops(work) == 2 * np.prod([3, 4, 5, 6])
+    assert total_bytes(work) == 4 * (60 + 90 + 72)
+
+
+def test_kernels_say_what_they_compute():
+    text = """HloModule m
+
+ENTRY %main (a: bf16[8,16]) -> bf16[8,16] {
+  %a = bf16[8,16]{1,0} parameter(0)
+  ROOT %k = bf16[8,16]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", \\
+backend_config={"custom_call_config":{"body":"TUw","cost_estimate":{"flops":"4096","bytes":"1"}}}
+}
+""".replace("\\\n", "")
+    work = find_work(parse_module(text))
+    assert total_flops(work) == 4096
+    assert total_bytes(work) == 2 * 8 * 16 * 2
