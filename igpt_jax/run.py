@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +17,7 @@ from igpt_jax.data.encode import TokenSource, encode_dataset, read_header
 from igpt_jax.data.examples import Split
 from igpt_jax.data.items import WithCaptions, has_captions, to_tokens, to_views
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import ItemTransform, make_dataset
+from igpt_jax.data.pipeline import BatchDataset, ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
@@ -249,7 +248,7 @@ class _Run(Started):
         write_json(path, {"of": fingerprint, "result": result})
         return result
 
-    def _images(self, split: Split, batch_size: int) -> grain.IterDataset:
+    def _images(self, split: Split, batch_size: int) -> BatchDataset:
         frames = getattr(self.config.tokenizer, "num_frames", 1)
         return picture_batches(
             self.config, self.sources[split], split, batch_size,
@@ -297,7 +296,7 @@ class _Run(Started):
 
     def _token_batches(
         self, source: TokenSource, transform: ItemTransform, num_epochs: int | None
-    ) -> grain.IterDataset:
+    ) -> BatchDataset:
         return make_dataset(
             source,
             transform=transform,

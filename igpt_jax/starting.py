@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import grain
 import jax
 from jax.sharding import Mesh
 
@@ -20,7 +19,7 @@ from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.items import has_captions, to_picture
 from igpt_jax.data.pairs import PairsConfig
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import make_dataset
+from igpt_jax.data.pipeline import BatchDataset, make_dataset
 from igpt_jax.data.sources import DataConfig, open_source
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
@@ -110,7 +109,7 @@ def picture_batches(
     *,
     cond_image: ConditionImageConfig | None = None,
     num_frames: int = 1,
-) -> grain.IterDataset:
+) -> BatchDataset:
     """Pictures to train on, without end, or those of one validation pass.
 
     Args:
