@@ -2,9 +2,9 @@
 
     python benchmarks/process_kills.py --kills 10 --out benchmarks/results/process_kills.json
 
-Each time four (then two) processes train the toy of `tests/training/several.py`, one of them is killed,
-and how long the others take to end is measured. After each kill as many as come next go on; the
-last stretch is one process's alone. What they trained is compared with a run that nobody disturbed.
+Four and two processes in turn train the toy of `tests/training/several.py`, going on where the last
+ones were; one of them is killed, and how long the others take to end is measured. One process
+alone goes to the end. What they trained is compared with a run that nobody disturbed.
 """
 
 import argparse
@@ -92,9 +92,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument(
-        "--pause", type=float, default=0.3, help="seconds that a batch takes to read"
-    )
+    parser.add_argument("--pause", type=float, default=0.3, help="seconds to read a batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 
 from igpt_jax.config import RunConfig
+from igpt_jax.data.copied import copy_folder
 from igpt_jax.data.encode import TokenSource, encode_dataset, read_header
 from igpt_jax.data.examples import Split
 from igpt_jax.data.items import WithCaptions, has_captions, to_tokens, to_views
@@ -169,6 +170,8 @@ class _Run(Started):
                 "grid_shape": list(tokenizer.grid_shape),
             }
             directory = self.workdir / "tokens" / split
+            if is_first() and not directory.is_dir() and config.tokens_path is not None:
+                copy_folder(f"{config.tokens_path.rstrip('/')}/{split}", directory)
             if is_first() and not directory.is_dir():
                 # Validation pictures are measured once, as they are.
                 views = config.encoding

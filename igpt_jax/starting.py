@@ -41,7 +41,7 @@ logger = logging.getLogger("igpt_jax")
 CHANGEABLE: Final = (
     "mesh", "num_threads", "max_broken_share", "wandb_project", "sampling", "samples",
     "log_every", "eval_every", "eval_batches", "picture_every", "checkpoint_every",
-    "keep_last", "keep_best", "last_stage",
+    "keep_last", "keep_best", "last_stage", "tokens_path",
 )  # fmt: skip
 
 

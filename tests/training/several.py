@@ -20,6 +20,7 @@ STEPS_AN_EPOCH = NUM_PICTURES // BATCH
 BROKEN = 7  # a picture that cannot be read
 THREADS = {
     "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",  # or the pipes fill that nobody reads yet
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
 }
 
@@ -34,13 +35,13 @@ def start(command: list[str], count: int) -> list[subprocess.Popen]:
     """Starts a command as each of so many processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    several = ["--coordinator", f"localhost:{port}", "--num-processes", str(count)]
+    several = ["--coordinator", f"localhost:{port}", "--num-processes", str(count), "--process-id"]
     return [
         subprocess.Popen(
             [
                 sys.executable,
                 *command,
-                *([] if count == 1 else [*several, f"--process-id={index}"]),
+                *([*several, str(index)] if count > 1 else []),
             ],
             cwd=REPOSITORY,
             env=environment(),

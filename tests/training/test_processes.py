@@ -1,4 +1,4 @@
-"""Several processes train what one does; a lost one ends the others; all may go on in any number."""
+"""Several processes train what one does; a lost one ends the others; any number may go on."""
 
 import os
 import random
