@@ -74,9 +74,9 @@ def join(
     else:
         count = _number(_COUNTS) if num_processes is None else num_processes
         index = _number(_IDS) if process_id is None else process_id
-        _check(coordinator, count, index)
-        if count == 1:
+        if count == 1 and index in (None, 0):
             return
+        _check(coordinator, count, index)
     _abort_clearly("a process")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:

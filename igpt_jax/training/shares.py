@@ -1,7 +1,9 @@
 """What one of several processes has of batches, devices and arrays."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,7 +39,7 @@ def own_copy(arrays: Any, mesh: Mesh) -> Any:
     """
     if jax.process_count() == 1:
         return arrays
-    gather, here = jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh)), own_mesh(mesh)
+    gather, here = _gather(mesh), own_mesh(mesh)
 
     def copy(leaf: jax.Array) -> jax.Array:
         return jax.device_put(np.asarray(gather(leaf)), _fitted(leaf, here))
@@ -70,6 +72,11 @@ def on_host(task: Any) -> Any:
 
     held = {name: getattr(task, name) for name in ("loss", "later", "evaluate")}
     return dataclasses.replace(task, **jax.tree.map(moved, held))
+
+
+@functools.lru_cache
+def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh))
 
 
 def _fitted(leaf: jax.Array, mesh: Mesh) -> NamedSharding:
