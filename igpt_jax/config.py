@@ -57,6 +57,8 @@ class RunConfig:
             as to go on with an adversary.
         tokenizer_path: directory of the run whose tokenizer is taken instead of training one.
         encoding: how tokens are written for the GPT.
+        tokens_path: directory or URL (gs://, s3://, ...) of the folder `tokens` of a run with the
+            same tokenizer and data, which is copied instead of encoding.
         cond_image: what pictures are made from, itself made from the picture; None where the data
             has such pictures, or where there are none.
         text_encoder: directory of the frozen text encoder (igpt import --kind t5-encoder) of a GPT
@@ -90,6 +92,7 @@ class RunConfig:
     tokenizer_start: str | None = None
     tokenizer_path: str | None = None
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    tokens_path: str | None = None
     cond_image: ConditionImageConfig | None = None
     text_encoder: str | None = None
     caption_tokenizer: CaptionTokenizerConfig | None = None

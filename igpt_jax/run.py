@@ -9,25 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 from igpt_jax.config import RunConfig
+from igpt_jax.data.copied import copy_folder
 from igpt_jax.data.encode import TokenSource, encode_dataset, read_header
 from igpt_jax.data.examples import Split
 from igpt_jax.data.items import WithCaptions, has_captions, to_tokens, to_views
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import ItemTransform, make_dataset
+from igpt_jax.data.pipeline import BatchDataset, ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
-from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.logged import logged_losses
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
+from igpt_jax.processes import is_first, wait_for_all
 from igpt_jax.programs import decode_tokens, encode_images
+from igpt_jax.results import once
 from igpt_jax.run_samples import draw_samples
 from igpt_jax.serialization import from_dict, to_dict
 from igpt_jax.starting import Started, picture_batches, start
@@ -50,6 +52,7 @@ from igpt_jax.training.checkpoint import latest_step, load_metadata, save_params
 from igpt_jax.training.loop import train
 from igpt_jax.training.metrics import read_metrics
 from igpt_jax.training.sharding import replicated
+from igpt_jax.training.shares import own_mesh
 from igpt_jax.typing import Params
 
 logger = logging.getLogger("igpt_jax")
@@ -104,9 +107,8 @@ class _Run(Started):
         metadata = {"config": to_dict(config)}
         if config.tokenizer_path is not None:
             if last is None:
-                whole = replicated(self.mesh)
                 _, params = load_tokenizer(
-                    config.tokenizer, expand_path(config.tokenizer_path), whole
+                    config.tokenizer, expand_path(config.tokenizer_path), self._here
                 )
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
         elif isinstance(tokenizer, Palette):
@@ -128,7 +130,12 @@ class _Run(Started):
                 metadata=metadata,
                 wandb_project=config.wandb_project,
             )
-        return load_tokenizer(config.tokenizer, self.workdir, replicated(self.mesh))
+        return load_tokenizer(config.tokenizer, self.workdir, self._here)
+
+    @property
+    def _here(self) -> Sharding:
+        """Where this process has whole what it works with alone, such as to encode."""
+        return replicated(own_mesh(self.mesh))
 
     def tokenizer_losses(self) -> dict[str, Any]:
         """The last validation metrics of the tokenizer's training; none of a palette's."""
@@ -163,7 +170,9 @@ class _Run(Started):
                 "grid_shape": list(tokenizer.grid_shape),
             }
             directory = self.workdir / "tokens" / split
-            if not directory.is_dir():
+            if is_first() and not directory.is_dir() and config.tokens_path is not None:
+                copy_folder(f"{config.tokens_path.rstrip('/')}/{split}", directory)
+            if is_first() and not directory.is_dir():
                 # Validation pictures are measured once, as they are.
                 views = config.encoding
                 if split == "validation":
@@ -184,6 +193,7 @@ class _Run(Started):
                     batches, encode, decode, directory,
                     config=views, header=header, total=len(source), skipped=skipped,
                 )  # fmt: skip
+            wait_for_all(f"tokens of {split}")
             stored = read_header(directory)["data"]
             with contextlib.suppress(UserError):  # fields that are new since then have defaults
                 if from_dict(RunConfig, {"data": stored}).data == config.data:
@@ -229,15 +239,14 @@ class _Run(Started):
 
     def samples(self) -> dict[str, Any]:
         """Draws the final pictures and writes the result."""
-        config, path = self.config, self.workdir / "result.json"
         fingerprint = {"step": latest_step(self.workdir / GPT_CHECKPOINTS)} | {
-            name: to_dict(getattr(config, name)) for name in ("samples", "sampling")
+            name: to_dict(getattr(self.config, name)) for name in ("samples", "sampling")
         }
-        if path.is_file():
-            done = read_json(path, "delete it")
-            if done.get("of") == json.loads(json.dumps(fingerprint)):
-                return done["result"]
-        model = load(self.workdir)
+        path = self.workdir / "result.json"
+        return once(path, fingerprint, lambda: load(self.workdir), self._drawn)
+
+    def _drawn(self, model: Model) -> dict[str, Any]:
+        config = self.config
         model = dataclasses.replace(
             model,
             config=dataclasses.replace(model.config, sampling=config.sampling),
@@ -246,10 +255,9 @@ class _Run(Started):
         result = {"workdir": str(self.workdir), **logged_losses(self.workdir)}
         path_of_grid = self.workdir / "samples.png"
         result |= draw_samples(model, config, path_of_grid, self.sources["validation"])
-        write_json(path, {"of": fingerprint, "result": result})
         return result
 
-    def _images(self, split: Split, batch_size: int) -> grain.IterDataset:
+    def _images(self, split: Split, batch_size: int) -> BatchDataset:
         frames = getattr(self.config.tokenizer, "num_frames", 1)
         return picture_batches(
             self.config, self.sources[split], split, batch_size,
@@ -260,7 +268,7 @@ class _Run(Started):
         """The frozen encoder of a GPT that takes features of texts."""
         if self.config.text_encoder is None:
             return None
-        return load_text_encoder(expand_path(self.config.text_encoder), replicated(self.mesh))
+        return load_text_encoder(expand_path(self.config.text_encoder), self._here)
 
     def _token_transforms(
         self, source: TokenSource, encoder: TextEncoder | None
@@ -274,7 +282,9 @@ class _Run(Started):
         if config.caption_tokenizer is not None:
             indices = range(len(source))
             texts = (text for index in indices for text in source.captions(index))
-            keep_caption_tokenizer(config.caption_tokenizer, self.workdir, texts)
+            if is_first():
+                keep_caption_tokenizer(config.caption_tokenizer, self.workdir, texts)
+            wait_for_all("caption tokenizer")
             captions = load_caption_tokenizer(config.caption_tokenizer, self.workdir)
             some = [text for index in indices[:NUM_LOOKED_AT] for text in source.captions(index)]
             needed = captions.max_length(some)
@@ -297,7 +307,7 @@ class _Run(Started):
 
     def _token_batches(
         self, source: TokenSource, transform: ItemTransform, num_epochs: int | None
-    ) -> grain.IterDataset:
+    ) -> BatchDataset:
         return make_dataset(
             source,
             transform=transform,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import grain
 import jax
 from jax.sharding import Mesh
 
@@ -20,12 +19,13 @@ from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.items import has_captions, to_picture
 from igpt_jax.data.pairs import PairsConfig
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import make_dataset
+from igpt_jax.data.pipeline import BatchDataset, make_dataset
 from igpt_jax.data.sources import DataConfig, open_source
 from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.processes import is_first, wait_for_all
 from igpt_jax.serialization import first_difference, from_dict, to_dict
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, read_text_encoder, read_tokenizer_config
 from igpt_jax.tokenizer_task import perceptual_distance
@@ -41,7 +41,7 @@ logger = logging.getLogger("igpt_jax")
 CHANGEABLE: Final = (
     "mesh", "num_threads", "max_broken_share", "wandb_project", "sampling", "samples",
     "log_every", "eval_every", "eval_batches", "picture_every", "checkpoint_every",
-    "keep_last", "keep_best", "last_stage", "profile", "remat", "attention_kernel",
+    "keep_last", "keep_best", "last_stage", "profile", "remat", "attention_kernel", "tokens_path",
 )  # fmt: skip
 
 
@@ -70,7 +70,6 @@ def start(config: RunConfig, workdir: Path) -> Started:
     Raises:
         UserError: something would fail later, or the directory has another run.
     """
-    check_one_process()
     config = _with_text_encoder(_with_tokenizer(config, workdir)).resolved()
     mesh = make_mesh(config.mesh)
     sources = open_both(config.data)
@@ -88,15 +87,6 @@ def start(config: RunConfig, workdir: Path) -> Started:
     return Started(config, workdir, mesh, sources, distance)
 
 
-def check_one_process() -> None:
-    """Refuses to be one of several processes."""
-    if jax.process_count() > 1:
-        raise UserError(
-            f"expected one process, got {jax.process_count()}; a run spreads over all devices of "
-            "one process"
-        )
-
-
 def open_both(data: DataConfig) -> dict[Split, Source]:
     """The pictures of both splits."""
     return {"train": open_source(data, "train"), "validation": open_source(data, "validation")}
@@ -110,7 +100,7 @@ def picture_batches(
     *,
     cond_image: ConditionImageConfig | None = None,
     num_frames: int = 1,
-) -> grain.IterDataset:
+) -> BatchDataset:
     """Pictures to train on, without end, or those of one validation pass.
 
     Args:
@@ -210,7 +200,10 @@ def check_stage(
 
 
 def claim(config: RunConfig | BaselineConfig | FinetuneConfig, workdir: Path) -> None:
-    """Writes the config into the directory, or checks that the run in it is the same."""
+    """Writes the config into the directory, or checks that the run in it is the same.
+
+    Of several processes each checks and the first writes.
+    """
     path, written = workdir / "config.json", to_dict(config)
     if path.is_file():
         before = read_json(path, f"delete {workdir} or use another --workdir")
@@ -223,10 +216,12 @@ def claim(config: RunConfig | BaselineConfig | FinetuneConfig, workdir: Path) ->
                 f"{different}; use another --workdir or delete this one"
             )
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, written)
+        if is_first():
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(path, written)
     except OSError as error:
         raise UserError(f"{workdir}: expected a directory to write to: {error.strerror}") from error
+    wait_for_all("config.json")
 
 
 def _fixed(config: Any) -> Any:

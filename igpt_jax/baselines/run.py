@@ -1,6 +1,5 @@
 """The run of a baseline: training, then samples; what is done is skipped."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from igpt_jax.data.examples import Source
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.grid import image_grid, save_png
-from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.results import once
 from igpt_jax.sampling.output import complete_settings
 from igpt_jax.serialization import to_dict
-from igpt_jax.starting import check_one_process, check_stage, claim, open_both, picture_batches
+from igpt_jax.starting import check_stage, claim, open_both, picture_batches
 from igpt_jax.training.checkpoint import latest_step
 from igpt_jax.training.loop import train
 from igpt_jax.training.metrics import read_metrics
@@ -42,7 +41,6 @@ def run_baseline(config: BaselineConfig, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: what is wrong and what to do.
     """
-    check_one_process()
     mesh = make_mesh(config.mesh)
     sources = open_both(config.data)
     _check_classes(config, sources["train"])
@@ -75,14 +73,18 @@ def _check_classes(config: BaselineConfig, source: Source) -> None:
 
 def _samples(config: BaselineConfig, workdir: Path, source: Source) -> dict[str, Any]:
     """Draws the final pictures and writes the result."""
-    path = workdir / "result.json"
     step = latest_step(workdir / BASELINE_CHECKPOINTS)
-    fingerprint = json.loads(json.dumps({"step": step, "samples": to_dict(config.samples)}))
-    if path.is_file():
-        done = read_json(path, "delete it")
-        if done.get("of") == fingerprint:
-            return done["result"]
-    loaded = load_baseline(workdir)
+    return once(
+        workdir / "result.json",
+        {"step": step, "samples": to_dict(config.samples)},
+        lambda: load_baseline(workdir),
+        lambda loaded: _drawn(config, workdir, source, loaded),
+    )
+
+
+def _drawn(
+    config: BaselineConfig, workdir: Path, source: Source, loaded: BaselineModel
+) -> dict[str, Any]:
     model = BaselineModel(loaded.config, loaded.params, config.samples.batch_size)
     labels, names, count = None, None, config.samples.num_images
     if config.model.num_classes:
@@ -98,5 +100,4 @@ def _samples(config: BaselineConfig, workdir: Path, source: Source) -> dict[str,
     result |= {"samples": str(workdir / "samples.png"), "num_samples": count}
     if isinstance(config.data, CardsConfig) and labels is not None:
         result["card_accuracy"] = card_accuracy(images, np.asarray(labels))
-    write_json(path, {"of": fingerprint, "result": result})
     return result

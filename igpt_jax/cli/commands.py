@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from igpt_jax.cli.exchange import export, import_
 from igpt_jax.cli.measuring import evaluate, probe
@@ -12,9 +12,7 @@ from igpt_jax.cli.planning import plan
 from igpt_jax.cli.sampling import sample
 from igpt_jax.cli.serving import serve, serve_keys
 from igpt_jax.cli.training import encode, train
-from igpt_jax.errors import UserError
-
-BAD_INPUT: Final = 2
+from igpt_jax.errors import BAD_INPUT, TRY_AGAIN, Stopped, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +64,9 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except Stopped as stop:
+        print(f"stopped: {stop}; the same command goes on from there", file=sys.stderr)
+        return TRY_AGAIN
     for name, value in result.items():
         if not as_json:
             print(f"{name}: {_told(value)}")

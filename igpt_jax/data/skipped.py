@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from igpt_jax.errors import UserError
 
@@ -22,10 +22,12 @@ class Broken:
     Attributes:
         index: Position in the source.
         reason: The file and what is wrong with it, in one line.
+        replacement: A whole item to take instead; None where it is left out.
     """
 
     index: int
     reason: str
+    replacement: Any = None
 
 
 class SkippedImages:

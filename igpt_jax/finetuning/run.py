@@ -13,6 +13,7 @@ from igpt_jax.errors import UserError
 from igpt_jax.evaluation.recognition import confusion, mistakes
 from igpt_jax.finetuning.classifier import (
     CLASSIFIER_CHECKPOINTS,
+    Classifier,
     build_parts,
     load_classifier,
     null_row,
@@ -20,15 +21,16 @@ from igpt_jax.finetuning.classifier import (
 from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.finetuning.task import Frozen, finetune_task
 from igpt_jax.grid import save_png
-from igpt_jax.jsonfile import read_json, write_json
 from igpt_jax.measuring.pictures import all_pictures, read_pictures
 from igpt_jax.model import Model
+from igpt_jax.results import once
 from igpt_jax.serialization import to_dict
-from igpt_jax.starting import check_one_process, check_stage, claim, open_both, picture_batches
+from igpt_jax.starting import check_stage, claim, open_both, picture_batches
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, load
 from igpt_jax.training.checkpoint import latest_step, save_params
 from igpt_jax.training.loop import train
 from igpt_jax.training.sharding import make_mesh, replicated
+from igpt_jax.training.shares import own_mesh
 
 CLASSIFIER: Final = "classifier"
 
@@ -47,7 +49,6 @@ def run_finetuning(config: FinetuneConfig, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: what is wrong and what to do.
     """
-    check_one_process()
     mesh = make_mesh(config.mesh)
     sources = open_both(config.data)
     names = sources["train"].class_names
@@ -87,7 +88,7 @@ def _train(
     }  # fmt: skip
     if latest_step(workdir / TOKENIZER_CHECKPOINTS) is None:
         save_params(workdir / TOKENIZER_CHECKPOINTS, model.tokenizer_params, metadata)
-    whole, size = replicated(mesh), config.training.global_batch_size
+    whole, size = replicated(own_mesh(mesh)), config.training.global_batch_size
     frozen = Frozen(model.tokenizer_params, null_row(parts.gpt.config, model.config.attributes))
     train(
         finetune_task(
@@ -109,24 +110,27 @@ def _train(
 
 def _measured(config: FinetuneConfig, workdir: Path, source: Source) -> dict[str, Any]:
     """Recognises all validation pictures and writes the result."""
-    path, step = workdir / "result.json", latest_step(workdir / CLASSIFIER_CHECKPOINTS)
-    if path.is_file():
-        done = read_json(path, "delete it")
-        if done.get("of") == step:
-            return done["result"]
-    classifier = load_classifier(workdir)
+    return once(
+        workdir / "result.json",
+        latest_step(workdir / CLASSIFIER_CHECKPOINTS),
+        lambda: load_classifier(workdir),
+        lambda classifier: _recognised(config, workdir, source, classifier),
+    )
+
+
+def _recognised(
+    config: FinetuneConfig, workdir: Path, source: Source, classifier: Classifier
+) -> dict[str, Any]:
     reading = {"num_threads": config.num_threads, "max_broken_share": config.max_broken_share}
     images, labels = all_pictures(read_pictures(source, config.transform, **reading))
     shares = classifier.predict(images)
     names = classifier.class_names
     save_png(workdir / "mistakes.png", mistakes(images, labels, shares, names))
     of_true = np.take_along_axis(shares, labels[:, None], axis=1)
-    result = {
+    return {
         "workdir": str(workdir),
         "accuracy": float((shares.argmax(axis=1) == labels).mean()),
         "class_loss": float(-np.log(np.maximum(of_true, np.finfo(np.float32).tiny)).mean()),
         "num_validation": len(labels),
         "confusion": confusion(labels, shares.argmax(axis=1), len(names)).tolist(),
     }
-    write_json(path, {"of": step, "result": result})
-    return result

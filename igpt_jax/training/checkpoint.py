@@ -6,9 +6,14 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from igpt_jax.errors import UserError
+from igpt_jax.processes import agreed
+from igpt_jax.training.sharding import replicated
+from igpt_jax.training.shares import place
 from igpt_jax.training.state import TrainState
 
 policies: Any = ocp.training.preservation_policies  # its own types do not match each other
@@ -109,6 +114,9 @@ class Checkpoints:
 
 def save_params(directory: Path, params: Any, metadata: Mapping[str, Any]) -> None:
     """Writes a checkpoint of parameters that no optimizer trained, as step 0."""
+    if jax.process_count() > 1:
+        everywhere = replicated(Mesh(np.asarray(jax.devices()), ("all",)))
+        params = place(params, jax.tree.map(lambda _: everywhere, params))
     with Checkpoints(directory) as checkpoints:
         checkpoints._checkpointer.save_checkpointables(
             0, {"ema_params": params}, force=True, custom_metadata=dict(metadata)
@@ -117,7 +125,7 @@ def save_params(directory: Path, params: Any, metadata: Mapping[str, Any]) -> No
 
 def latest_step(directory: Path) -> int | None:
     """Step of the newest whole checkpoint, None where there is none."""
-    if not Path(directory).is_dir():
+    if not agreed(Path(directory).is_dir()):  # what follows, all processes do together
         return None
     # An interrupted save is left alone here: another process may be writing it.
     with ocp.training.Checkpointer(str(Path(directory).resolve())) as checkpointer:

@@ -10,20 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from igpt_jax.errors import UserError
+from igpt_jax.data.pipeline import BatchDataset, BatchIterator
+from igpt_jax.errors import Stopped, UserError
+from igpt_jax.processes import StopNotice, is_first, wait_for_all
 from igpt_jax.training.checkpoint import Checkpoints
 from igpt_jax.training.compiled import abstract_state, compile_train_step, on_mesh
 from igpt_jax.training.guard import LossGuard
 from igpt_jax.training.metrics import MetricWriter
 from igpt_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from igpt_jax.training.sharding import check_batch_size, replicated, shard_batch
+from igpt_jax.training.shares import on_host, own_copy, own_mesh, own_rows, place
 from igpt_jax.training.speed import Profile, work_done
 from igpt_jax.training.state import TrainState, init_state, state_shardings
 from igpt_jax.training.steps import Metrics, make_eval_step
@@ -92,8 +94,8 @@ def train(
     task: Task,
     config: TrainConfig,
     *,
-    train_data: grain.IterDataset,
-    validation_data: grain.IterDataset,
+    train_data: BatchDataset,
+    validation_data: BatchDataset,
     directory: Path,
     mesh: Mesh,
     seed: int,
@@ -103,12 +105,13 @@ def train(
     """Trains to the last step; goes on from the newest checkpoint in `directory`.
 
     A run that was interrupted at any moment and started again ends with the same bits as one
-    that was not: batches follow the saved position, keys follow the step.
+    that was not: batches follow the saved position, keys follow the step. Several processes, which
+    share the devices of `mesh`, see the batches of one; any number may go on from a checkpoint.
 
     Args:
         task: what is trained.
         config: how long, and how often to look.
-        train_data: batches without end, this process's rows.
+        train_data: batches without end.
         validation_data: batches of one epoch.
         directory: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/` and pictures.
         mesh: devices.
@@ -118,19 +121,25 @@ def train(
 
     Raises:
         UserError: the loss is not finite, the batch does not divide, or a checkpoint is damaged.
+        Stopped: a scheduler asked to stop (SIGTERM); a checkpoint of the step before is written.
     """
     check_batch_size(config.global_batch_size, config.accumulation_steps, mesh)
     optimizer = make_optimizer(config.optimizer, config.num_steps, task.players)
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    batches = iter(train_data)
+    task = on_host(task)
+    batches = iter(train_data.of_rows(own_rows(mesh, train_data.global_batch_size)))
+    stopped_at = None
     with (
+        StopNotice() as notice,
         jax.set_mesh(mesh),
         Checkpoints(
             directory / "checkpoints", keep_last=config.keep_last, keep_best=config.keep_best
         ) as checkpoints,
     ):
         shardings = state_shardings(task.init, optimizer, mesh, task.averaged)
-        state = _start_or_restore(task, optimizer, checkpoints, batches, init_key, shardings)
+        state = _start_or_restore(
+            task, optimizer, checkpoints, train_data, batches, init_key, shardings, mesh
+        )
         start = int(state.step)
         if start >= config.num_steps:
             return
@@ -158,29 +167,53 @@ def train(
                 def due(every: int, step: int = step) -> bool:
                     return step % every == 0 or step == config.num_steps
 
-                if due(config.log_every) or due(config.checkpoint_every):
+                is_stopped = notice.is_due(step)
+                if due(config.log_every) or due(config.checkpoint_every) or is_stopped:
                     log.flush()  # the guard sees every loss before it is saved
                 paused, measured = time.perf_counter(), None
                 if due(config.eval_every) or due(config.checkpoint_every):
                     measured = evaluate(state.ema_params)
                     writer.write(step, "validation", measured)
-                    log.validation(step, measured)
+                    if is_first():
+                        log.validation(step, measured)
                 if config.picture_every and due(config.picture_every) and task.show is not None:
-                    task.show(state.ema_params, next(iter(validation_data)), step)
-                if due(config.checkpoint_every):
-                    position = {"data_state": batches.get_state()}
+                    _show(task.show, state.ema_params, validation_data, step, mesh)
+                if due(config.checkpoint_every) or is_stopped:
+                    position = {"data_position": batches.position}
                     checkpoints.save(state, {**metadata, **position}, measured)
                 log.paused += time.perf_counter() - paused
+                if is_stopped:
+                    stopped_at = step
+                    break
             log.close()
+    if stopped_at is not None:
+        raise Stopped(f"{task.name} step {stopped_at}: a checkpoint is written, as SIGTERM asked")
+    wait_for_all(task.name)  # what the first process writes is whole
+
+
+def _show(
+    show: Callable[[Any, dict[str, np.ndarray], int], None],
+    params: Any,
+    validation_data: BatchDataset,
+    step: int,
+    mesh: Mesh,
+) -> None:
+    """Writes a picture; the first process draws it on its own devices."""
+    params = own_copy(params, mesh)
+    if is_first():
+        with jax.set_mesh(own_mesh(mesh)):
+            show(params, next(iter(validation_data)), step)
 
 
 def _start_or_restore(
     task: Task,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
-    batches: Any,
+    train_data: BatchDataset,
+    batches: BatchIterator,
     key: PRNGKey,
     shardings: TrainState,
+    mesh: Mesh,
 ) -> TrainState:
     """The state of the newest checkpoint, or a new one; moves the data to its position."""
     if checkpoints.latest is None:
@@ -191,20 +224,23 @@ def _start_or_restore(
         state = create(key)
         if task.prepare is None:
             return state
-        origin = batches.get_state()
-        prepared = task.prepare(state.params, batches, jax.random.fold_in(key, 1))
-        batches.set_state(origin)
-        prepared = jax.device_put(prepared, shardings.params)
+        params = own_copy(state.params, mesh)
+        with jax.set_mesh(own_mesh(mesh)):
+            prepared = task.prepare(params, iter(train_data), jax.random.fold_in(key, 1))
+        prepared = place(prepared, shardings.params)
         copy = jax.tree.map(lambda x: x.copy(), task.averaged(prepared))
         return state.replace(params=prepared, ema_params=copy)
     state, metadata = checkpoints.restore(abstract_state(task, optimizer, shardings))
-    batches.set_state(metadata["data_state"])
+    if "data_position" in metadata:
+        batches.seek(metadata["data_position"])
+    else:  # written before several processes could share a run
+        batches.seek(metadata["data_state"]["next_index"])
     logger.info("%s: going on from step %d", task.name, int(state.step))
     return state
 
 
 def _evaluator(
-    task: Task, config: TrainConfig, data: grain.IterDataset, mesh: Mesh
+    task: Task, config: TrainConfig, data: BatchDataset, mesh: Mesh
 ) -> Callable[[Any], dict[str, float]]:
     """Means of the metrics over the first validation batches."""
     eval_step = partial(
@@ -214,6 +250,8 @@ def _evaluator(
         ),
         on_mesh(task.evaluate or task.loss, mesh),
     )
+
+    data = data.of_rows(own_rows(mesh, data.global_batch_size))
 
     def evaluate(params: Any) -> dict[str, float]:
         batches = itertools.islice(iter(data), config.eval_batches)

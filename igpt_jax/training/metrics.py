@@ -12,10 +12,14 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from igpt_jax.errors import UserError
+from igpt_jax.processes import is_first
 
 
 class MetricWriter:
-    """Appends metrics to `metrics.jsonl` and TensorBoard event files of one directory."""
+    """Appends metrics to `metrics.jsonl` and TensorBoard event files of one directory.
+
+    Of several processes only the first writes.
+    """
 
     def __init__(
         self,
@@ -26,6 +30,9 @@ class MetricWriter:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         """Opens the files; rows after `resume_step` are of updates that were lost, and go."""
+        self._writes = is_first()
+        if not self._writes:
+            return
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._wandb = _open_wandb(wandb_project, directory, config)
@@ -47,6 +54,8 @@ class MetricWriter:
         trace: TracebackType | None,
     ) -> None:
         """Closes all files."""
+        if not self._writes:
+            return
         self._file.close()
         self._tensorboard.close()
         if self._wandb is not None:
@@ -54,6 +63,8 @@ class MetricWriter:
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Writes one row; it is on disk when this returns."""
+        if not self._writes:
+            return
         row = {"step": step, "split": split, "time": round(time.time(), 3), **metrics}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

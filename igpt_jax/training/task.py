@@ -21,8 +21,10 @@ class Task:
         init: key -> parameters, with logical axis names.
         loss: (params, batch, key) -> (mean loss, metrics); a `jax.tree_util.Partial` may hold
             arrays that it needs and nothing trains, such as a pretrained network.
-        prepare: (params, batches, key) -> params, once before the first step; None for none.
-        show: (averaged params, validation batch, step) writes a picture; None for none.
+        prepare: (params, batches, key) -> params, once before the first step; None for none. Of
+            several processes each does it, with the same batches and to the same end.
+        show: (averaged params, validation batch, step) writes a picture; None for none. Of several
+            processes the first does it.
         later: update -> the loss from there on; each is a program of its own, for a condition in
             the step would cost time before it holds (on CPUs, much of it even when it does).
         evaluate: (averaged params, batch, None) -> (mean loss, metrics) of the validation data;

@@ -99,38 +99,65 @@ def test_remainders():
     assert sorted(stream) == sorted(list(range(3)) * 40)
 
 
+def share(index: int, count: int, size: int) -> range:
+    """The rows of a batch that one of several processes reads."""
+    return range(index * size // count, (index + 1) * size // count)
+
+
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 def test_processes_share_one_global_stream(process_count):
-    """Whatever their number, the processes together see the same pictures in the same order."""
+    """Whatever their number, the processes together see the batches of one."""
+    broken = frozenset({4, 17, 18})
     options = {"transform": on_image(shifted), "num_epochs": None, "global_batch_size": 8}
-    whole = take(iter(dataset(Numbered(50), **options)), 13)
+    given = dataset(Numbered(50, broken), **options, max_broken_share=0.2)
+    whole = take(iter(given), 13)
     parts = [
-        take(
-            iter(
-                dataset(Numbered(50), **options, process_index=index, process_count=process_count)
-            ),
-            13,
-        )
+        take(iter(given.of_rows(share(index, process_count, 8))), 13)
         for index in range(process_count)
     ]
     for step, batch in enumerate(whole):
-        for index, part in enumerate(parts):
-            for key in ("image", "label"):
-                np.testing.assert_array_equal(part[step][key], batch[key][index::process_count])
+        for key in ("image", "label"):
+            together = np.concatenate([part[step][key] for part in parts])
+            np.testing.assert_array_equal(together, batch[key])
+
+
+def test_processes_may_share_rows():
+    """Where a mesh splits one product over processes, these read the same pictures."""
+    given = dataset(Numbered(30), num_epochs=None)
+    [whole], [odd] = take(iter(given), 1), take(iter(given.of_rows([1, 3])), 1)
+    np.testing.assert_array_equal(odd["label"], whole["label"][[1, 3]])
 
 
 @pytest.mark.parametrize("length", [9, 16, 21])
 def test_process_slices_are_disjoint_and_complete(length):
-    parts = [
-        labels(dataset(Numbered(length), process_index=index, process_count=4))
-        for index in range(4)
-    ]
+    one_pass = dataset(Numbered(length))
+    parts = [labels(one_pass.of_rows([row])) for row in range(4)]
     assert sorted(label for part in parts for label in part) == list(range(length))
-    full = [
-        list(dataset(Numbered(length), process_index=i, process_count=4, drop_remainder=True))
-        for i in range(4)
-    ]
-    assert {len(batches) for batches in full} == {length // 4}
+    whole = dataset(Numbered(length), drop_remainder=True)
+    assert {len(list(whole.of_rows([row]))) for row in range(4)} == {length // 4}
+
+
+@pytest.mark.parametrize("broken", [frozenset(), frozenset({3, 4, 30})], ids=["whole", "broken"])
+def test_an_epoch_shows_each_picture_once_over_processes_that_come_and_go(broken):
+    """Two, one and four processes, each going on from the position that the others told."""
+    shown, position = [], 0
+    for process_count, num_batches in ((2, 2), (1, 1), (4, 3)):
+        given = dataset(
+            Numbered(48, broken), num_epochs=None, global_batch_size=8, max_broken_share=0.2
+        )
+        positions = set()
+        for index in range(process_count):
+            iterator = iter(given.of_rows(share(index, process_count, 8)))
+            iterator.seek(position)
+            shown += labels(take(iterator, num_batches))
+            positions.add(iterator.position)
+        [position] = json.loads(json.dumps(list(positions)))
+    assert position == 48
+    assert len(shown) == 48
+    assert set(shown) == set(range(48)) - broken
+    again = [label for label in set(shown) if shown.count(label) > 1]
+    assert len(shown) - len(set(shown)) == len(broken)  # each in the place of a broken one
+    assert len(again) <= len(broken)
 
 
 @pytest.mark.parametrize("threads", [(0, 0), (1, 1), (4, 32)])
@@ -147,13 +174,14 @@ def test_a_restored_iterator_yields_the_identical_next_batches(threads, stop):
     )
     iterator = iter(build())
     take(iterator, stop)
-    state = json.loads(json.dumps(iterator.get_state()))
+    position = json.loads(json.dumps(iterator.position))
+    assert position == 4 * stop
     expected = take(iterator, 12)
 
     fresh = iter(build())
-    fresh.set_state(state)
+    fresh.seek(position)
     rewound = iterator
-    rewound.set_state(state)
+    rewound.seek(position)
     for other in (fresh, rewound):
         for want, got in zip(expected, take(other, 12), strict=True):
             np.testing.assert_array_equal(got["image"], want["image"])
@@ -176,6 +204,16 @@ def test_broken_pictures_are_skipped():
     assert sorted(skipped.reasons) == ["picture-5: cut", "picture-60: cut"]
 
 
+def test_whole_batches_have_the_next_picture_in_place_of_a_broken_one():
+    skipped = SkippedImages()
+    given = dataset(
+        Numbered(12, frozenset({5, 6})), shuffle=False, drop_remainder=True, skipped=skipped,
+        max_broken_share=0.2,
+    )  # fmt: skip
+    assert labels(given) == [0, 1, 2, 3, 4, 7, 7, 7, 8, 9, 10, 11]
+    assert (skipped.broken, skipped.seen) == (2, 12)
+
+
 def test_a_transform_may_find_a_picture_broken():
     def refuse_three(image, rng):
         if image[0, 0, 0] == 3:
@@ -191,7 +229,8 @@ def test_a_transform_may_find_a_picture_broken():
 @pytest.mark.parametrize("num_threads", [0, 3])
 def test_only_broken_pictures_stop_instead_of_hanging(num_epochs, length, num_threads):
     source = Numbered(length, frozenset(range(length)))
-    with pytest.raises(UserError, match=f"got {min(length, 20)} of {min(length, 20)}"):
+    words = f"got {min(length, 20)} of {min(length, 20)}" if num_epochs else "picture-\\d+: cut"
+    with pytest.raises(UserError, match=words):
         next(iter(dataset(source, num_epochs=num_epochs, num_threads=num_threads)))
 
 
@@ -227,9 +266,7 @@ def test_token_shards_pass_through():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"process_count": 3}, "expected a multiple of the 3 processes, got 4"),
         ({"global_batch_size": 0}, "global_batch_size"),
-        ({"process_index": 1}, "process_index: expected 0..0, got 1"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**32}, "seed"),
         ({"num_epochs": 0}, "num_epochs: expected at least 1"),
