@@ -4,7 +4,8 @@
 
 Each row is one `igpt plan` (minutes of one core, no TPU; pip install 'igpt_jax[tpu]'), written to
 benchmarks/results/plan_table.json as soon as it is there; rows that are there are not compiled
-again. `--only llamagen-3b,weak-16` picks some, `--again` compiles them anew.
+again. `--only llamagen-3b,weak-16` picks some, `--again` compiles them anew. At the end the tables
+in docs/scaling.md are written from all rows that are there.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from igpt_jax.training.sharding import MeshConfig
 
 REPOSITORY = Path(__file__).parent.parent
 RESULTS = REPOSITORY / "benchmarks/results/plan_table.json"
+PAGE = REPOSITORY / "docs/scaling.md"
+BEGIN, END = "<!-- benchmarks/plan_table.py writes from here -->", "<!-- to here -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,26 +112,113 @@ def measure(row: Row) -> dict[str, Any]:
     return {"command": row.command, **found}
 
 
-def table(results: dict[str, Any]) -> str:
-    """What was found, as Markdown."""
-    head = (
-        "| | slice | mesh (data, fsdp, tensor) | batch | GiB needed of | fits | TFLOP a step | "
-        "network GB sent | step ms | MFU at most | hours |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|"
-    )
-    lines = [head]
-    for name, found in results.items():
-        train, mesh = found["train"], found["mesh"]
-        estimate = train.get("estimate", {})
-        sent = sum(one["gb_sent"] for one in train.get("collectives", []))
-        lines.append(
-            f"| {name} | {found['topology']} | {', '.join(str(size) for size in mesh.values())} "
-            f"| {train['global_batch_size']} | {train['gib_needed']:.1f} of "
-            f"{train['gib_of_device']:.1f} | {'yes' if train['fits'] else 'no'} "
-            f"| {train['teraflops_of_model']:.0f} | {sent:.2f} | {estimate.get('ms', 0):.0f} "
-            f"| {estimate.get('mfu', 0):.2f} | {estimate.get('hours_of_run', 0):.1f} |"
-        )
+def step_table(results: dict[str, Any]) -> str:
+    """Training steps, as Markdown."""
+    lines = [
+        "| command | mesh (data, fsdp, tensor) | batch | GiB a device | TFLOP a step | ms | "
+        "MFU at most | hours of the run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for found in results.values():
+        train = found["train"]
+        told = train.get("estimate", {})
+        cells = [
+            f"`{found['command']}`",
+            ", ".join(str(size) for size in found["mesh"].values()),
+            train["global_batch_size"],
+            memory(train),
+            f"{train['teraflops_of_model']:,.0f}",
+            *(f"{told[name]:,.3g}" if told else "" for name in ("ms", "mfu", "hours_of_run")),
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def memory(part: dict[str, Any]) -> str:
+    """What a program needs of what there is."""
+    verdict = "" if part["fits"] else ", does not fit"
+    return f"{part['gib_needed']:.1f} of {part['gib_of_device']:.1f}{verdict}"
+
+
+def kind_table(results: dict[str, Any]) -> str:
+    """Bytes by kind, as Markdown."""
+    lines = [
+        "| | parameters | averaged | optimizer | batch | temporaries | total by the compiler |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        kinds, said = found["train"]["gib_by_kind"], found["train"]["gib_by_compiler"]
+        sizes = [kinds.get(kind, 0) for kind in ("parameters", "averaged", "optimizer", "batch")]
+        sizes += [said.get(kind, 0) for kind in ("temporaries", "total")]
+        lines.append(f"| {name} | {' | '.join(f'{size:.3g}' for size in sizes)} |")
+    return "\n".join(lines)
+
+
+def sampler_table(results: dict[str, Any]) -> str:
+    """Samplers, as Markdown."""
+    lines = [
+        "| | pictures at once | GiB a device | tokens a second at most |",
+        "|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        if "sampler" in found:
+            part = found["sampler"]
+            rate = part.get("estimate", {}).get("tokens_per_second", 0)
+            lines.append(f"| {name} | {part['batch_size']} | {memory(part)} | {rate:,.0f} |")
+    return "\n".join(lines)
+
+
+def weak_table(results: dict[str, Any]) -> str:
+    """Communication of a step while chips and batch grow alike, as Markdown."""
+    kinds = ("all-gather", "reduce-scatter", "all-reduce")
+    lines = [
+        f"| chips | batch | GB sent a chip: {' | '.join(kinds)} | other | network ms | step ms | "
+        "images a second | MFU at most | of 16 chips' rate a chip |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    first = None
+    for found in results.values():
+        train = found["train"]
+        told, rate = train.get("estimate", {}), 0.0
+        if not told:
+            continue
+        rate = told["images_per_second"] / found["chips"]
+        first = rate if first is None else first
+        sent = {one["kind"]: 0.0 for one in train["collectives"]}
+        for one in train["collectives"]:
+            sent[one["kind"]] += one["gb_sent"]
+        other = sum(size for kind, size in sent.items() if kind not in kinds)
+        cells = [found["chips"], train["global_batch_size"]]
+        cells += [f"{size:.3g}" for size in (*(sent.get(kind, 0.0) for kind in kinds), other)]
+        cells += [f"{told[name]:,.3g}" for name in ("network_ms", "ms")]
+        cells += [f"{told['images_per_second']:,.0f}", f"{told['mfu']:.3g}", f"{rate / first:.3f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Everything that was found, as Markdown."""
+    recipes = {name: found for name, found in results.items() if not name.startswith("weak-")}
+    weak = {name: found for name, found in results.items() if name.startswith("weak-")}
+    parts = []
+    if recipes:
+        parts += [step_table(recipes), kind_table(recipes), sampler_table(recipes)]
+    if weak:
+        commands = "\n".join(found["command"] for found in weak.values())
+        parts += [
+            "### Weak scaling on paper\n"
+            "LlamaGen-3B, 16 pictures a chip, parameters over 16 chips, copies of these over the "
+            f"rest:\n```\n{commands}\n```",
+            weak_table(weak),
+        ]
+    return "\n\n".join(parts)
+
+
+def update_page(text: str) -> None:
+    """Writes the tables between their marks in docs/scaling.md."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 def main() -> None:
@@ -146,7 +236,10 @@ def main() -> None:
         results[name] = measure(ROWS[name])
         known.out.parent.mkdir(parents=True, exist_ok=True)
         known.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(table({name: results[name] for name in ROWS if name in results}))
+    text = tables({name: results[name] for name in ROWS if name in results})
+    print(text)
+    if known.out == RESULTS:
+        update_page(text)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ class StopNotice:
 
     def __init__(self) -> None:
         self._is_asked = False
+        self._is_caught = False
         self._before: Any = None
 
     def __enter__(self) -> "StopNotice":
@@ -156,12 +157,13 @@ class StopNotice:
         if not is_several():
             with contextlib.suppress(ValueError):
                 self._before = signal.signal(signal.SIGTERM, self._ask)
+                self._is_caught = True
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leaves the signal to who had it."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._is_caught:  # None was set by C code, which need not have it again
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
     def is_due(self, step: int) -> bool:
         """Whether to stop after this step, the same on all processes; ask after each."""

@@ -18,11 +18,12 @@ from igpt_jax.planning.collectives import Collective
 from igpt_jax.planning.compiling import Compiled, compile_program
 from igpt_jax.planning.estimate import estimate
 from igpt_jax.planning.plan import plan
-from igpt_jax.planning.programs import lower
+from igpt_jax.planning.programs import Program, lower
 from igpt_jax.planning.sweep import sweep
 from igpt_jax.planning.topology import GIB, parse_topology
 from igpt_jax.starting import picture_batches
 from igpt_jax.testing import tiny_asked_config, tiny_config, tiny_video_config
+from igpt_jax.training.sharding import MeshConfig, make_mesh
 
 DEBUG = "configs/debug.py"
 
@@ -127,6 +128,32 @@ def test_a_program_that_does_not_fit_is_a_result():
     assert found["train"]["gib_needed"] == 20
     assert "estimate" not in found["train"]
     json.dumps(found)
+
+
+TOO_LARGE = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
+)
+
+
+class Refused:
+    """A program that a compiler refuses."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+def test_what_a_refusing_compiler_says_is_read():
+    mesh, topology = make_mesh(MeshConfig(), jax.devices()[:1]), parse_topology("v5e:2x2")
+    found = compile_program(Program(Refused(TOO_LARGE), {}, 1e12, mesh), topology)
+    assert not found.fits
+    assert found.memory == {"total": 20.5 * GIB}
+    assert found.capacity == 15.75 * GIB
+    with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
+        compile_program(Program(Refused("INTERNAL: broken"), {}, 1e12, mesh), topology)
 
 
 def test_people_read_a_line_for_each_collective(monkeypatch, capsys):
