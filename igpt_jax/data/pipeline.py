@@ -158,7 +158,8 @@ def make_dataset(
     if drop:
         order = _whole_batches(order, global_batch_size)
 
-    def read_at(index: int, rng: np.random.Generator) -> Item | Broken:
+    def read_at(index: int | None, rng: np.random.Generator) -> Item | Broken:
+        assert index is not None  # the order has one at each position
         try:
             item = source[index]
             return _to_arrays(item if transform is None else transform(item, rng))

@@ -21,7 +21,8 @@ def own_rows(mesh: Mesh, global_batch_size: int) -> list[int]:
     """
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     parts = sharding.addressable_devices_indices_map((global_batch_size,)).values()
-    return sorted({row for [part] in parts for row in range(*part.indices(global_batch_size))})
+    slices = [part[0] for part in parts if part is not None]
+    return sorted({row for part in slices for row in range(*part.indices(global_batch_size))})
 
 
 def own_mesh(mesh: Mesh) -> Mesh:
