@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on all hosts of a TPU slice, from this machine. The slice is there already:
 #   gcloud compute tpus tpu-vm create NAME --zone ZONE --accelerator-type v5litepod-256 --version v2-alpha-tpuv5-lite
-# Then, from the repository's root, with a work directory that all hosts see:
-#   deploy/tpu_pod.sh NAME ZONE configs/imagenet256_llamagen_3b.py --workdir gs://BUCKET/runs/3b
+# Then, from the repository's root, with a work directory that all hosts see (NFS, Filestore):
+#   deploy/tpu_pod.sh NAME ZONE configs/imagenet256_llamagen_3b.py --workdir /mnt/runs/3b
 # IGPT_DATA, if it is set, is handed on. The hosts need Python 3.11 or newer: HOST_PYTHON names theirs.
 set -euo pipefail
 

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from igpt_jax.config import load_config_file
+from igpt_jax.errors import TRY_AGAIN
 
 REPOSITORY = Path(__file__).parent.parent
 DEPLOY = REPOSITORY / "deploy"
-TRY_AGAIN = 75  # what a run exits with that saved and left (EX_TEMPFAIL)
+
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
 MANIFESTS = sorted(DEPLOY.glob("kubernetes*.yaml"))
 
@@ -77,7 +78,7 @@ def run(script, *arguments, codes, tmp_path):
     return done.returncode, (tmp_path / "calls").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("codes", "last"), [((75, 75, 0), 0), ((75, 2), 2), ((0,), 0)])
+@pytest.mark.parametrize(("codes", "last"), [((TRY_AGAIN, TRY_AGAIN, 0), 0), ((TRY_AGAIN, 2), 2), ((0,), 0)])
 def test_tpu_hosts_go_on_until_done_or_wrong(machine, tmp_path, monkeypatch, codes, last):
     monkeypatch.setenv("IGPT_DATA", "/my data")
     monkeypatch.setenv("IGPT_PAUSE", "0")
@@ -96,7 +97,7 @@ def test_tpu_hosts_go_on_until_done_or_wrong(machine, tmp_path, monkeypatch, cod
     assert calls == ["scp pod:igpt", *[f"train.py|{'|'.join(arguments)}|/my data"] * len(codes)]
 
 
-@pytest.mark.parametrize(("code", "again"), [(0, False), (75, True), (1, False)])
+@pytest.mark.parametrize(("code", "again"), [(0, False), (TRY_AGAIN, True), (1, False)])
 def test_slurm_queues_a_saved_run_again(machine, tmp_path, monkeypatch, code, again):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("IGPT_PYTHON", str(machine / "trained"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from igpt_jax.errors import UserError
+from igpt_jax.training.speed import PEAK_FLOPS
 
 GIB: Final = 2**30
 
@@ -37,19 +38,46 @@ class Chip:
     source: str
 
 
+_PEAKS: Final = dict(PEAK_FLOPS)
 _TPU: Final = "https://cloud.google.com/tpu/docs/"
 CHIPS: Final = {
-    "v4": Chip("TPU v4", "tpu", 275e12, 32 * GIB, 1_200e9, 50e9, 3, 2, _TPU + "v4"),
-    "v5e": Chip("TPU v5e", "tpu", 197e12, 16 * GIB, 819e9, 50e9, 2, 1, _TPU + "v5e"),
-    "v5p": Chip("TPU v5p", "tpu", 459e12, 95 * GIB, 2_765e9, 100e9, 3, 2, _TPU + "v5p"),
-    "v6e": Chip("TPU v6e", "tpu", 918e12, 32 * GIB, 1_638e9, 100e9, 2, 1, _TPU + "v6e"),
+    "v4": Chip("TPU v4", "tpu", _PEAKS["TPU v4"], 32 * GIB, 1_200e9, 50e9, 3, 2, _TPU + "v4"),
+    "v5e": Chip("TPU v5e", "tpu", _PEAKS["TPU v5e"], 16 * GIB, 819e9, 50e9, 2, 1, _TPU + "v5e"),
+    "v5p": Chip("TPU v5p", "tpu", _PEAKS["TPU v5"], 95 * GIB, 2_765e9, 100e9, 3, 2, _TPU + "v5p"),
+    "v6e": Chip("TPU v6e", "tpu", _PEAKS["TPU v6"], 32 * GIB, 1_638e9, 100e9, 2, 1, _TPU + "v6e"),
     "a100": Chip(
-        "A100 SXM 80 GB", "gpu", 312e12, 80e9, 2_039e9, 300e9, 1, 1, "NVIDIA A100 data sheet"
+        "A100 SXM 80 GB",
+        "gpu",
+        _PEAKS["NVIDIA A100"],
+        80e9,
+        2_039e9,
+        300e9,
+        1,
+        1,
+        "NVIDIA A100 data sheet",
     ),
     "h100": Chip(
-        "H100 SXM 80 GB", "gpu", 989e12, 80e9, 3_350e9, 450e9, 1, 1, "NVIDIA H100 data sheet"
+        "H100 SXM 80 GB",
+        "gpu",
+        _PEAKS["NVIDIA H100"],
+        80e9,
+        3_350e9,
+        450e9,
+        1,
+        1,
+        "NVIDIA H100 data sheet",
     ),
-    "h200": Chip("H200 SXM", "gpu", 989e12, 141e9, 4_800e9, 450e9, 1, 1, "NVIDIA H200 data sheet"),
+    "h200": Chip(
+        "H200 SXM",
+        "gpu",
+        _PEAKS["NVIDIA H200"],
+        141e9,
+        4_800e9,
+        450e9,
+        1,
+        1,
+        "NVIDIA H200 data sheet",
+    ),
 }
 _DEFAULT_GPU: Final = "h100"
 GPUS_A_HOST: Final = 8
