@@ -78,7 +78,9 @@ def run(script, *arguments, codes, tmp_path):
     return done.returncode, (tmp_path / "calls").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("codes", "last"), [((TRY_AGAIN, TRY_AGAIN, 0), 0), ((TRY_AGAIN, 2), 2), ((0,), 0)])
+@pytest.mark.parametrize(
+    ("codes", "last"), [((TRY_AGAIN, TRY_AGAIN, 0), 0), ((TRY_AGAIN, 2), 2), ((0,), 0)]
+)
 def test_tpu_hosts_go_on_until_done_or_wrong(machine, tmp_path, monkeypatch, codes, last):
     monkeypatch.setenv("IGPT_DATA", "/my data")
     monkeypatch.setenv("IGPT_PAUSE", "0")

@@ -118,7 +118,8 @@ def test_the_published_logits_at_once_and_scale_by_scale(kind):
         return jnp.concatenate(logits, axis=1), kv_cache.length
 
     cached, length = step_by_step(params)
-    np.testing.assert_allclose(cached, logits, atol=1e-5)
+    # Logits reach 4, where the products of one scale and of all differ by 40 roundings or so.
+    np.testing.assert_allclose(cached, logits, rtol=1e-5, atol=1e-5)
     assert length == 30
 
 
