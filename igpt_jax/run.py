@@ -243,16 +243,20 @@ class _Run(Started):
             name: to_dict(getattr(self.config, name)) for name in ("samples", "sampling")
         }
         path = self.workdir / "result.json"
-        return once(path, fingerprint, lambda: load(self.workdir), self._drawn)
 
-    def _drawn(self, model: Model) -> dict[str, Any]:
-        config = self.config
+        def read() -> tuple[Model, dict[str, float]]:
+            return load(self.workdir), logged_losses(self.workdir)
+
+        return once(path, fingerprint, read, self._drawn)
+
+    def _drawn(self, trained: tuple[Model, dict[str, float]]) -> dict[str, Any]:
+        config, (model, losses) = self.config, trained
         model = dataclasses.replace(
             model,
             config=dataclasses.replace(model.config, sampling=config.sampling),
             batch_size=config.samples.batch_size,
         )
-        result = {"workdir": str(self.workdir), **logged_losses(self.workdir)}
+        result = {"workdir": str(self.workdir), **losses}
         path_of_grid = self.workdir / "samples.png"
         result |= draw_samples(model, config, path_of_grid, self.sources["validation"])
         return result

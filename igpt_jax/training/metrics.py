@@ -30,11 +30,11 @@ class MetricWriter:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         """Opens the files; rows after `resume_step` are of updates that were lost, and go."""
+        self.directory = directory
         self._writes = is_first()
         if not self._writes:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
         self._wandb = _open_wandb(wandb_project, directory, config)
         path = directory / "metrics.jsonl"
         _truncate(path, resume_step)
