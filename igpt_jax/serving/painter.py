@@ -107,6 +107,8 @@ class ModelPainter:
             raise UserError("serve: expected the model's text encoder in its directory, found none")
         self.model, self.gpt, self.kinds = model, gpt, kinds
         self.sizes = tuple(sorted(set(sizes)))
+        # Of rows that enter or are decoded at once: under load, half a table at a time.
+        self._parts = tuple(sorted({1, (self.sizes[-1] + 1) // 2, *self.sizes}))
         self.num_tokens = gpt.config.seq_len
         self.segment = math.ceil(self.num_tokens / max(1, num_segments))
 
@@ -179,28 +181,31 @@ class ModelPainter:
     ) -> Hand:
         """Takes what was read and the index of the picture in its job, to places that are free."""
         start = 0
-        for count in self._parts(len(rows)):
+        for count in self._split(len(rows)):
             end = start + count
             hand = self._enter(hand, size, rows[start:end], places[start:end])
             start = end
         assert hand is not None
         return hand
 
-    def _parts(self, count: int) -> list[int]:
-        """Parts of newcomers that enter at once: padding may double them, and no more."""
+    def _split(self, count: int) -> list[int]:
+        """Rows that enter at once: padding may double them, and no more."""
         parts = []
         while count:
-            size = next(size for size in self.sizes if size >= count)
+            size = self._padded(count)
             if size > 2 * count and not isinstance(self.gpt, VAR):
-                size = max((size for size in self.sizes if size <= count), default=size)
+                size = max(part for part in self._parts if part <= count)
             parts.append(min(size, count))
             count -= parts[-1]
         return parts
 
+    def _padded(self, count: int) -> int:
+        return next(part for part in self._parts if part >= count)
+
     def _enter(
         self, hand: Hand | None, size: int, rows: Sequence[tuple[Read, int]], places: Sequence[int]
     ) -> Hand:
-        padded = next(size for size in self.sizes if size >= len(rows))
+        padded = self._padded(len(rows))
         rows = [*rows, *[rows[-1]] * (padded - len(rows))]
         reads = [read for read, _ in rows]
         seeds = np.asarray([read.seed for read in reads], np.uint32)
@@ -291,14 +296,15 @@ class ModelPainter:
     def _draw_all(self, read: Read, size: int) -> None:
         """A full table, and all that may happen to it at each size of its cache."""
         hand = self._enter(None, size, [(read, 0)] * size, range(size))
-        for some in self.sizes:
-            self.preview(hand, range(min(some, size)))
+        for part in self._parts:
+            self.preview(hand, range(min(part, size)))
         known = 0
         while max(hand.positions) < self.num_tokens:
             hand = self.advance(hand)
             if isinstance(hand, Table) and hand.num_slots != known:
                 known = hand.num_slots
-                for count in {1, size - 1} if size > 1 else ():  # the last goes on
+                counts = {min(part, size - 1) for part in self._parts if part <= size}
+                for count in counts - {0}:  # the last goes on
                     hand = self._enter(hand, size, [(read, 0)] * count, range(count))
                 for other in self.sizes:
                     self.resize(hand, [size - 1], other)
@@ -346,9 +352,10 @@ class ModelPainter:
     def _cells(
         self, hand: Hand, places: Sequence[int]
     ) -> tuple[Int[Array, "n l"], Bool[Array, "n l"]]:
-        """Tokens at some places, and which are there; places are padded to a size of tables."""
-        size = next(size for size in self.sizes if size >= len(places))
-        indices = np.asarray([*places, *[places[-1]] * (size - len(places))], np.int32)
+        """Tokens at some places, and which are there; places are padded to a part."""
+        indices = np.asarray(
+            [*places, *[places[-1]] * (self._padded(len(places)) - len(places))], np.int32
+        )
         if isinstance(hand, Table):
             return cells(hand.rows, indices)
         tokens = hand.tokens[indices]
