@@ -59,6 +59,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("CODES", str(tmp_path / "codes"))
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("IGPT_DATA", raising=False)
     # Notes its arguments, and exits with the next of the codes.
     write_program(
         programs / "trained",
