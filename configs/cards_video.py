@@ -4,8 +4,9 @@
 
 20 minutes on 2 cores of an AMD EPYC, other jobs beside it (tokenizer and tokens: 3). Then, by
 igpt evaluate runs/cards_video --measure counting --num-images 200: of 1,400 steps the number rises
-by one in all if asked by number, and in 1,399 from a first frame, whose tokens are kept; every frame
-reads, every video starts as asked. (The run that was measured had test runs beside it: 36 minutes.)
+by one in all if asked by number, and in 1,399 from a first frame, whose tokens are kept; every
+frame reads, every video starts as asked. (The run that was measured had test runs beside it and
+took 36 minutes.)
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig
