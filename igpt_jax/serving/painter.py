@@ -180,10 +180,13 @@ class ModelPainter:
         self, hand: Hand | None, size: int, rows: Sequence[tuple[Read, int]], places: Sequence[int]
     ) -> Hand:
         """Takes what was read and the index of the picture in its job, to places that are free."""
+        # Of all that enter, even in parts: a table is guided from its first row on, or never.
+        is_guided = any(read.sampling.cfg_scale != 1 for read, _ in rows)
+        is_guided |= isinstance(hand, Table) and hand.is_guided
         start = 0
         for count in self._split(len(rows)):
             end = start + count
-            hand = self._enter(hand, size, rows[start:end], places[start:end])
+            hand = self._enter(hand, size, rows[start:end], places[start:end], is_guided)
             start = end
         assert hand is not None
         return hand
@@ -203,14 +206,18 @@ class ModelPainter:
         return next(part for part in self._parts if part >= count)
 
     def _enter(
-        self, hand: Hand | None, size: int, rows: Sequence[tuple[Read, int]], places: Sequence[int]
+        self,
+        hand: Hand | None,
+        size: int,
+        rows: Sequence[tuple[Read, int]],
+        places: Sequence[int],
+        is_guided: bool,
     ) -> Hand:
         padded = self._padded(len(rows))
         rows = [*rows, *[rows[-1]] * (padded - len(rows))]
         reads = [read for read, _ in rows]
         seeds = np.asarray([read.seed for read in reads], np.uint32)
         keys = _keys(seeds, np.asarray([index for _, index in rows], np.uint32))
-        is_guided = hand is not None and not isinstance(hand, Whole) and hand.is_guided
         has_filters = isinstance(hand, Table) and hand.rows.sampling.top_k is not None
         settings = [read.sampling for read in reads]
         sampling = self._sampling(settings, is_guided=is_guided, has_filters=has_filters)
@@ -295,7 +302,8 @@ class ModelPainter:
 
     def _draw_all(self, read: Read, size: int) -> None:
         """A full table, and all that may happen to it at each size of its cache."""
-        hand = self._enter(None, size, [(read, 0)] * size, range(size))
+        is_guided = read.sampling.cfg_scale != 1
+        hand = self._enter(None, size, [(read, 0)] * size, range(size), is_guided)
         for part in self._parts:
             self.preview(hand, range(min(part, size)))
         known = 0
@@ -305,7 +313,7 @@ class ModelPainter:
                 known = hand.num_slots
                 counts = {min(part, size - 1) for part in self._parts if part <= size}
                 for count in counts - {0}:  # the last goes on
-                    hand = self._enter(hand, size, [(read, 0)] * count, range(count))
+                    hand = self._enter(hand, size, [(read, 0)] * count, range(count), is_guided)
                 for other in self.sizes:
                     self.resize(hand, [size - 1], other)
 

@@ -182,6 +182,13 @@ def test_rows_that_come_and_go_draw_what_each_draws_alone(cards):
     assert not painter.fits(plain, asks["third"])
 
 
+def test_guided_rows_behind_others_that_enter_in_parts(cards):
+    painter = ModelPainter(cards, (1, 16), 4)
+    asks = [Ask(label=42, seed=9), Ask(label=7, seed=3, cfg_scale=2.0)]
+    for image, ask in zip(draw(painter, asks, index=0), asks, strict=True):
+        assert_same(image, sampled(cards, ask, 0))
+
+
 def test_classify_is_the_likelihood_of_each_class(cards, painter):
     card, found = cards.sample([5], seed=1), []
 
