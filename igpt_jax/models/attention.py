@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from igpt_jax.dtypes import DTypeName, resolve_dtype
 from igpt_jax.models.kernels import AttentionKernel, choose_kernel, splash_attention
 from igpt_jax.models.layers import NormName, build_norm, kernel_init, zeros_init
+from igpt_jax.models.products import dot_general
 from igpt_jax.models.rotary import rotate
 from igpt_jax.typing import Array, Bool, Float, Int, Leaf
 
@@ -184,6 +185,7 @@ class CausalSelfAttention(nn.Module):
                 (heads, self.head_dim),
                 use_bias=self.use_bias,
                 dtype=self.dtype,
+                dot_general=dot_general,
                 kernel_init=kernel_init("embed", "heads", "head_dim"),
                 bias_init=zeros_init("heads", "head_dim"),
                 name=name,
@@ -209,6 +211,7 @@ class CausalSelfAttention(nn.Module):
             axis=(-2, -1),
             use_bias=self.use_bias,
             dtype=self.dtype,
+            dot_general=dot_general,
             kernel_init=kernel_init("heads", "head_dim", "embed"),
             bias_init=zeros_init("norm"),
             name="out",

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from igpt_jax.models.products import dot_general
 from igpt_jax.typing import Array, Float
 
 
@@ -89,6 +90,7 @@ class FeedForward(nn.Module):
                 features,
                 use_bias=self.use_bias,
                 dtype=self.dtype,
+                dot_general=dot_general,
                 kernel_init=kernel_init(*axes),
                 bias_init=zeros_init(axes[-1]),
                 name=name,
