@@ -234,3 +234,23 @@ def test_other_folders_are_refused(tmp_path, damage, message):
     damaged(tmp_path, damage)
     with pytest.raises(UserError, match=message):
         read_clip(str(tmp_path))
+
+
+def test_the_hubs_files_are_found_beside_the_weights(tmp_path, monkeypatch):
+    """By the name of a repository all come at once, by that of a file each is asked for."""
+    pytest.importorskip("tokenizers.tokenizers")
+    write_clip(tmp_path / "sub", vocab_size=VOCAB_SIZE)
+    asked = []
+
+    def download_file(repo, name):
+        asked.append((repo, name))
+        return tmp_path / name
+
+    monkeypatch.setattr("igpt_jax.interop.hub.download_file", download_file)
+    monkeypatch.setattr("igpt_jax.interop.weights.download_file", download_file)
+    by_file = read_clip("hub:org/name/sub/model.safetensors")
+    files = ("model.safetensors", "config.json", "tokenizer.json")
+    assert asked == [("org/name", f"sub/{file}") for file in files]
+    monkeypatch.setattr("igpt_jax.interop.hub.download_weights", lambda repo: tmp_path / "sub")
+    whole = read_clip("hub:org/name")
+    jax.tree.map(np.testing.assert_array_equal, whole.params, by_file.params)
