@@ -8,6 +8,9 @@ _WORDS: Final = {
     "bits_per_image": "bits a picture",
     "card_accuracy": "cards that read as asked",
     "class_agreement": "nearest real picture is of the class asked for",
+    "clip_score": "CLIP score of drawn pictures and their captions",
+    "clip_score_real": "CLIP score of real pictures and their captions",
+    "clip_score_shuffled": "CLIP score of drawn pictures and captions of others: chance",
     "codebook_usage": "share of codes used",
     "coverage": "coverage: real pictures with a drawn one near",
     "density": "density: real pictures that drawn ones lie near",
@@ -54,7 +57,7 @@ _LOWER: Final = {"gfid", "sfid", "kid", "rfid", "lpips", "frechet_distance", "ke
                  "nats_per_token", "nats_per_caption_token", "bits_per_dim", "pixel_bits_per_dim",
                  "training_seconds", "sampling_seconds"}  # fmt: skip
 _HIGHER: Final = {"inception_score", "precision", "recall", "density", "coverage", "psnr", "ssim",
-                  "gain", "card_accuracy", "class_agreement", "accuracy"}  # fmt: skip
+                  "gain", "card_accuracy", "class_agreement", "accuracy", "clip_score"}  # fmt: skip
 
 
 def in_words(name: str) -> str:

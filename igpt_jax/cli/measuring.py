@@ -11,7 +11,7 @@ _ANSWERS: Final = ("faithfulness", "completion", "retrieval", "pairs", "counting
 _MEASURES: Final = ("tokenizer", "generation", *_ANSWERS, "report")
 _COMMON: Final = ("split", "num_images", "batch_size", "out")
 _OF_TOKENIZER: Final = ("lpips", "lpips_linear", "inception")
-_OF_DRAWN: Final = ("reference", "save_reference", "features", "resize", "num_train")
+_OF_DRAWN: Final = ("reference", "save_reference", "features", "resize", "num_train", "clip")
 _WEIGHTS: Final = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
 
 
@@ -84,6 +84,11 @@ def _add_generation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--num-train", type=int, help="training pictures to look for copies among; default: all"
     )
+    group.add_argument(
+        "--clip",
+        metavar="FOLDER",
+        help="a CLIP as transformers write it, or hub:ORG/NAME, for the CLIP score of captions",
+    )
 
 
 def _check_asked(args: dict[str, Any]) -> None:
@@ -94,7 +99,7 @@ def _check_asked(args: dict[str, Any]) -> None:
     if measure != "generation" and {args[name] for name in _OF_DRAWN} != {None, "auto"}:
         raise UserError(
             f"--measure {measure}: expected none of --reference, --save-reference, --features, "
-            "--resize and --num-train, which are of --measure generation; leave them out"
+            "--resize, --num-train and --clip, which are of --measure generation; leave them out"
         )
     if is_comparison and (measure != "tokenizer" or args["lpips"] or args["lpips_linear"]):
         raise UserError("--compare: expected no --measure and no --lpips, got one; drop it")

@@ -90,9 +90,24 @@ def find_layout(specs: Specs, kind: str, **config: Any) -> Layout:
             f"{kind}: expected settings that a config of its kind takes, got {config}: "
             f"{reason[:200]}"
         ) from error
+    check_layout(layout, specs, expected, kind)
+    return layout
+
+
+def check_layout(layout: Layout, specs: Specs, expected: Specs, kind: str) -> None:
+    """Refuses a checkpoint that a layout does not fit, name by name and shape by shape.
+
+    Args:
+        layout: what the checkpoint should be.
+        specs: its arrays.
+        expected: shapes of our parameters by the names of `Layout.sources`.
+        kind: what errors call it.
+
+    Raises:
+        UserError: as `convert`.
+    """
     _check_names(layout, specs, kind)
     _check_leaves(layout, specs, expected, kind)
-    return layout
 
 
 def specs_of(arrays: Arrays) -> dict[str, jax.ShapeDtypeStruct]:
@@ -129,7 +144,7 @@ def build(source: Source, arrays: Arrays, spec: jax.ShapeDtypeStruct) -> np.ndar
     """One parameter, of the shape and dtype that `leaf_spec` tells."""
     if not source.stacked:
         (name,) = source.names
-        return np.ascontiguousarray(source.build(np.asarray(arrays[name])))
+        return np.asarray(source.build(np.asarray(arrays[name])), order="C")
     stacked = np.empty(spec.shape, spec.dtype)
     for layer, name in enumerate(source.names):
         stacked[layer] = source.build(np.asarray(arrays[name]))

@@ -25,6 +25,7 @@ from igpt_jax.evaluation.references import check_suffix, read_reference, write_r
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import write_json
 from igpt_jax.logged import logged_losses
+from igpt_jax.measuring.clip_score import ClipScorer
 from igpt_jax.measuring.features import FeatureKind, choose_extractor
 from igpt_jax.measuring.pictures import split_name
 from igpt_jax.model import Model
@@ -54,6 +55,7 @@ def evaluate_generation(
     reference: Path | None = None,
     save_reference: Path | None = None,
     num_train: int | None = None,
+    clip: str | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Draws pictures of a run and measures them; conditions are those of the split's pictures.
@@ -72,6 +74,7 @@ def evaluate_generation(
             it has some, also stand for the split's in all other scores.
         save_reference: where to write the split's statistics, to give as `reference` later.
         num_train: training pictures to look for copies among; None for all.
+        clip: a CLIP's folder, see `read_clip`, to score pictures by their captions with.
         out: directory of `generation.json`, `generation_samples.png` and `neighbours.png`;
             DIR/evaluation by default.
 
@@ -108,8 +111,10 @@ def evaluate_generation(
     count = len(sources[split]) if num_images is None else num_images
     check_enough("num_images", count)
     generated = FeatureSet(f"pictures of {directory}", extractor)
-    first = _first(generated, _drawn(model, config, sources[split], count, seed), NUM_CHECKED)
     real = FeatureSet(split_name(config.data, split), extractor)
+    asking = (config, sources[split])
+    scorer = None if clip is None else ClipScorer(clip, *asking, real.name, batch_size)
+    first = _first(generated, _drawn(model, *asking, count, seed, scorer), NUM_CHECKED)
     if wanted is not None and wanted.num_pictures and save_reference is None:
         real.name = f"pictures in {wanted.name}"
         _add_all(real, islice(wanted.pictures(batch_size), -(-NUM_KEPT // batch_size)))
@@ -118,6 +123,7 @@ def evaluate_generation(
         limit = None if needs_all else NUM_KEPT
         _add_all(real, _batches(config, sources[split], limit, batch_size))
     scores = compare(generated, real, wanted, seed=seed)
+    scores |= {} if scorer is None else scorer.scores(seed)
     if save_reference is not None:
         write_reference(save_reference, real.name, extractor, real.pooled, real.spatial)
     copies, found = _copies(config, sources, generated, num_train, batch_size)
@@ -174,7 +180,12 @@ def _extractors(model: Model, source: str) -> dict[str, Callable[[], Extractor]]
 
 
 def _drawn(
-    model: Model, config: RunConfig, source: Source, count: int, seed: int
+    model: Model,
+    config: RunConfig,
+    source: Source,
+    count: int,
+    seed: int,
+    scorer: ClipScorer | None = None,
 ) -> Iterator[UInt8[np.ndarray, "b *t h w 3"]]:
     """Pictures of a model; each depends on the seed and on those before it, not on the count."""
     rows: Iterator[dict[str, Any]] = repeat({})
@@ -187,7 +198,10 @@ def _drawn(
         if examples:
             asked, _ = asked_by(config, examples)
             part_seed = random_words(seed, part, 1)[0] % 2**32
-            yield model.sample(**asked, num_images=len(examples), seed=part_seed)
+            images = model.sample(**asked, num_images=len(examples), seed=part_seed)
+            if scorer is not None:
+                scorer.add(images, examples)
+            yield images
 
 
 def _batches(

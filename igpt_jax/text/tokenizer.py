@@ -1,4 +1,4 @@
-"""Sentences to T5's text ids, by the `tokenizer.json` published beside the weights."""
+"""Sentences to the text ids of T5 and CLIP, by the `tokenizer.json` beside their weights."""
 
 import os
 from collections.abc import Sequence
@@ -15,21 +15,27 @@ from igpt_jax.typing import Bool, Int
 PAD_ID: Final = 0
 _PAD: Final = "<pad>"
 _END: Final = "</s>"
+_CLIP_START: Final = "<|startoftext|>"
+_CLIP_END: Final = "<|endoftext|>"
 _NAME: Final = "text tokenizer"
 _REMEDY: Final = "give the file published with the text encoder"
 
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """T5's text tokenizer.
+    """The text tokenizer of T5 or of CLIP.
 
     Attributes:
         backend: a `tokenizers.Tokenizer` that neither pads nor truncates.
         end_id: the id that ends every text.
+        start_ids: those that every text begins with.
+        pad_id: the id that fills up rows.
     """
 
     backend: Any
     end_id: int
+    start_ids: tuple[int, ...] = ()
+    pad_id: int = PAD_ID
 
     @property
     def vocab_size(self) -> int:
@@ -43,7 +49,7 @@ class TextTokenizer:
     def encode(
         self, texts: Sequence[str], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """Ids of each text and the end, filled up with padding on the right.
+        """Ids of each text between start and end, filled up with padding on the right.
 
         Args:
             texts: sentences; what is too long loses its last words, never the end.
@@ -53,16 +59,17 @@ class TextTokenizer:
             int32 ids, and a mask that is true up to the end.
 
         Raises:
-            UserError: no slot, one bare string, or a text that is not Unicode.
+            UserError: too few slots, one bare string, or a text that is not Unicode.
         """
-        if length < 1:
-            raise UserError(f"{_NAME}: expected a length of at least 1, got {length}")
+        least = len(self.start_ids) + 1
+        if length < least:
+            raise UserError(f"{_NAME}: expected a length of at least {least}, got {length}")
         if isinstance(texts, str):
             raise UserError(f"{_NAME}: expected a list of texts, got {texts!r}; pass [text]")
-        tokens = np.full((len(texts), length), PAD_ID, np.int32)
+        tokens = np.full((len(texts), length), self.pad_id, np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, text in enumerate(texts):
-            ids = [*self._ids(text)[: length - 1], self.end_id]
+            ids = [*self.start_ids, *self._ids(text)[: length - least], self.end_id]
             tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
         return tokens, mask
 
@@ -89,3 +96,23 @@ def load_text_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
             f"model's; {_REMEDY}"
         )
     return TextTokenizer(backend, end_id)
+
+
+def load_clip_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
+    """Read CLIP's `tokenizer.json`; rows are filled up with the end, as OpenAI's files say.
+
+    Args:
+        path: the file, or `hub:ORG/NAME/tokenizer.json`.
+
+    Raises:
+        UserError: as `load_text_tokenizer`.
+    """
+    remedy = "give the file published with CLIP's weights"
+    backend = read_backend(path, _NAME, remedy, INSTALL)
+    start_id, end_id = (backend.token_to_id(name) for name in (_CLIP_START, _CLIP_END))
+    if start_id is None or end_id is None:
+        raise UserError(
+            f"{_NAME} {path}: expected CLIP's, with {_CLIP_START} and {_CLIP_END}, got another "
+            f"model's; {remedy}"
+        )
+    return TextTokenizer(backend, end_id, (start_id,), end_id)

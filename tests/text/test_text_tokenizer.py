@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from igpt_jax.errors import UserError
-from igpt_jax.text.tokenizer import load_text_tokenizer
+from igpt_jax.text.tokenizer import load_clip_tokenizer, load_text_tokenizer
 
 # Its compiled half: `tokenizers` alone would also find the folder of tests of that name.
 PACKAGE = "tokenizers.tokenizers"
 FILE = Path(__file__).parent / "tokenizer.json"
+CLIP_FILE = Path(__file__).parent / "clip_tokenizer.json"
 
 # transformers 5.23: PreTrainedTokenizerFast(tokenizer_file=FILE)(texts, padding="max_length",
 # truncation=True, max_length=16, add_special_tokens=True)["input_ids"]; 1 is the end.
@@ -111,3 +112,41 @@ def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r"pip install 'igpt_jax\[text\]'"):
         load_text_tokenizer(FILE)
+
+
+# transformers 5.24: CLIPTokenizer.from_pretrained(FOLDER)(texts, padding="max_length",
+# truncation=True, max_length=13)["input_ids"]; 132 is the start, 133 the end.
+CLIP_TEXTS = [
+    "a photo of a DOG",
+    "  two   cards,\non a wooden table in the green photo of 42 dogs",
+    "",
+    "cat <|endoftext|> dog",
+    "é 中 the cat's",
+]
+CLIP_IDS = [
+    [132, 61, 97, 94, 61, 126, 133],
+    [132, 128, 125, 48, 117, 61, 131, 129, 114, 104, 127, 97, 133],
+    [132, 133],
+    [132, 122, 133, 126, 133],
+    [132, 43, 87, 44, 42, 91, 104, 122, 1, 79, 133],
+]
+
+
+def test_clips_ids_are_those_of_transformers():
+    pytest.importorskip(PACKAGE)
+    tokenizer = load_clip_tokenizer(CLIP_FILE)
+    tokens, mask = tokenizer.encode(CLIP_TEXTS, 13)
+    np.testing.assert_array_equal(tokens, [ids + [133] * (13 - len(ids)) for ids in CLIP_IDS])
+    np.testing.assert_array_equal(mask, [[i < len(ids) for i in range(13)] for ids in CLIP_IDS])
+    shortest, _ = tokenizer.encode(CLIP_TEXTS[:1], 2)
+    assert shortest.tolist() == [[132, 133]]
+    with pytest.raises(UserError, match="length of at least 2, got 1"):
+        tokenizer.encode(CLIP_TEXTS, 1)
+
+
+def test_each_loader_refuses_the_others_file():
+    pytest.importorskip(PACKAGE)
+    with pytest.raises(UserError, match=r"expected CLIP's, with <\|startoftext\|>"):
+        load_clip_tokenizer(FILE)
+    with pytest.raises(UserError, match="expected T5's"):
+        load_text_tokenizer(CLIP_FILE)
