@@ -15,6 +15,7 @@ _WORDS: Final = {
     "coverage": "coverage: real pictures with a drawn one near",
     "density": "density: real pictures that drawn ones lie near",
     "frechet_distance": "Fréchet distance",
+    "fvd": "FVD of drawn videos",
     "gain": "share by which the nats a token are under that entropy",
     "gfid": "FID of drawn pictures",
     "inception_score": "Inception Score",
@@ -52,8 +53,8 @@ _WORDS: Final = {
     "usage": "share of codes used",
 }
 
-_LOWER: Final = {"gfid", "sfid", "kid", "rfid", "lpips", "frechet_distance", "kernel_distance",
-                 "spatial_frechet_distance", "reconstruction_frechet_distance",
+_LOWER: Final = {"gfid", "sfid", "kid", "rfid", "fvd", "lpips", "frechet_distance",
+                 "kernel_distance", "spatial_frechet_distance", "reconstruction_frechet_distance",
                  "nats_per_token", "nats_per_caption_token", "bits_per_dim", "pixel_bits_per_dim",
                  "training_seconds", "sampling_seconds"}  # fmt: skip
 _HIGHER: Final = {"inception_score", "precision", "recall", "density", "coverage", "psnr", "ssim",

@@ -1,16 +1,20 @@
-"""Resizing as PyTorch does it, for models whose published results depend on it.
+"""Resizing as PyTorch does it, or TensorFlow 1, for what published results depend on it.
 
-Both kinds are linear and separable: one small matrix for the rows, one for the columns.
+All kinds are linear and separable: one small matrix for the rows, one for the columns.
 `jax.image.resize` has another cubic kernel (a = -0.5) and blurs before it makes images smaller.
 """
 
 from functools import cache
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.typing import Array, Float
+
+Resize: TypeAlias = Literal["pytorch", "tensorflow"]
+"""Where the pixels of bilinear resizing are: the two differ by half a pixel."""
 
 SHARPNESS = -0.75  # a of the cubic kernel (Keys 1981, equation 4, has -0.5)
 
@@ -48,6 +52,22 @@ def area(
     return _apply(images, _area_matrix(h, size[0]), _area_matrix(w, size[1]))
 
 
+def bilinear(
+    images: Float[Array, "b h w c"], size: tuple[int, int], kind: Resize = "pytorch"
+) -> Float[Array, "b rows columns c"]:
+    """Return images of another size by linear interpolation, without blur where they shrink.
+
+    Args:
+        images: any floats.
+        size: rows and columns of the result.
+        kind: "pytorch" goes by the centres of pixels, as `interpolate(mode="bilinear",
+            align_corners=False)`; "tensorflow" by their upper left corners, as TensorFlow 1's
+            `resize_bilinear`.
+    """
+    _, h, w, _ = images.shape
+    return _apply(images, _bilinear_matrix(h, size[0], kind), _bilinear_matrix(w, size[1], kind))
+
+
 def _apply(
     images: Float[Array, "b h w c"],
     over_rows: Float[np.ndarray, "rows h"],
@@ -60,6 +80,17 @@ def _apply(
         over_columns,
         precision=jax.lax.Precision.HIGHEST,
     ).astype(images.dtype)
+
+
+@cache
+def _bilinear_matrix(old: int, new: int, kind: Resize) -> Float[np.ndarray, "new old"]:
+    """Weight of each old pixel in each new one."""
+    if kind == "pytorch":  # in float64, for positions round badly
+        places = (np.arange(new) + 0.5) * old / new - 0.5
+    else:  # in float32, as TensorFlow
+        places = np.arange(new, dtype=np.float32) * np.float32(old / new)
+    distances = np.abs(np.clip(places, 0, old - 1)[:, None] - np.arange(old))
+    return np.maximum(1.0 - distances, 0.0).astype(np.float32)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Weights of FID's Inception that a rule gives, under the published names."""
+"""Weights of FID's Inception, and of FVD's I3D, that a rule gives, under the published names."""
 
 import zlib
 
@@ -31,7 +31,7 @@ def published_shapes():
 def ruled_weight(name, shape):
     draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     draw = draw.astype(np.float32)
-    if len(shape) == 4:
+    if len(shape) >= 4:
         return draw * np.float32(np.sqrt(2 / np.prod(shape[1:])))
     if name.endswith("running_var"):
         return 1 + np.float32(0.1) * np.abs(draw)

@@ -262,7 +262,7 @@ def test_random_features_tell_noise_and_lost_modes(cards, caplog):
     extractor, rng = RandomExtractor(16, batch_size=32), np.random.default_rng(0)
     assert extractor.fingerprint == RandomExtractor(16).fingerprint
     assert extractor.fingerprint != RandomExtractor(16, seed=1).fingerprint
-    assert not extractor.is_inception
+    assert extractor.network is None
     real, others = features_of(cards[:32], extractor), cards[32:]
     noise = rng.standard_normal(others.shape)
     noisy = [np.clip(others + s * noise, 0, 255).astype(np.uint8) for s in (0, 16, 48)]

@@ -16,8 +16,12 @@ from igpt_jax.cli import main
 from igpt_jax.data.cards import CardSource
 from igpt_jax.data.transforms import transform
 from igpt_jax.errors import UserError
-from igpt_jax.evaluation.extractors import GPTExtractor, TokenizerExtractor
+from igpt_jax.evaluation import extractors, i3d
+from igpt_jax.evaluation.extractors import Features
 from igpt_jax.evaluation.references import read_reference
+from igpt_jax.evaluation.run_extractors import GPTExtractor, TokenizerExtractor
+from igpt_jax.measuring import features as measuring_features
+from igpt_jax.measuring.features import choose_extractor
 from igpt_jax.measuring.generation import evaluate_generation
 from igpt_jax.measuring.report import write_report
 from igpt_jax.testing import tiny_config
@@ -185,9 +189,13 @@ def test_a_palette_has_no_latents():
     [
         (["--reference", "nowhere.npz"], "nowhere.npz: expected a file, found none"),
         (["--inception", "nowhere.npz"], "nowhere.npz"),
-        (["--features", "inception"], "expected inception with its weights"),
-        (["--features", "gpt", "--inception", "w.npz"], "expected inception with its weights"),
-        (["--resize", "pytorch"], "resize: expected none without Inception"),
+        (["--features", "inception"], "expected inception or i3d with its weights"),
+        (["--features", "gpt", "--inception", "w.npz"], "with its weights, or other features"),
+        (["--features", "i3d", "--inception", "w.npz"], "got i3d and w.npz"),
+        (["--i3d", "w.npz"], "i3d: expected a run of videos, got one of pictures; leave it out"),
+        (["--i3d", "w.npz", "--inception", "w.npz"], "got both; leave one out"),
+        (["--measure", "retrieval", "--i3d", "w.npz"], "expected none of --i3d, --reference"),
+        (["--resize", "pytorch"], "resize: expected none without Inception or I3D"),
         (["--num-images", "0"], "num_images: expected a whole number of at least 1"),
         (["--num-images", "3"], "num_images: expected more than k = 5"),
         (["--num-train", "0"], "num_train"),
@@ -202,6 +210,59 @@ def test_wrong_requests_are_one_line(tiny_run, tmp_path, arguments, word, capsys
     assert len(error) == 1
     assert word in error[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"inception": "w.npz", "num_frames": 9}, "inception: expected a run of pictures, got one"),
+        ({"i3d": "w.npz", "num_frames": 8}, "i3d: expected videos of 9 or more frames"),
+        ({"i3d": "w.npz", "num_frames": 9}, "w.npz: expected a file, found none"),
+        ({"i3d": "w.npz", "num_frames": 9, "features": "gpt"}, "with its weights, or other"),
+        ({"num_frames": 9, "features": "i3d"}, "got i3d and no weights; give or leave out"),
+    ],
+)
+def test_weights_are_of_what_is_compared(asked, words):
+    with pytest.raises(UserError, match=words) as caught:
+        choose_extractor(**{"inception": None, **asked}, others={"gpt": pytest.fail})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_video_runs_fvd_and_its_kept_statistics(video_run, tmp_path, monkeypatch):
+    """All but the network, in whose place are mean colours of frames."""
+
+    def colours(resize, params, videos):
+        level = params["level"] + (10 if resize == "pytorch" else 0)
+        return Features((videos.mean((2, 3)) + level).reshape(len(videos), -1))
+
+    monkeypatch.setattr(extractors, "_i3d", colours)
+
+    def read(source):
+        return {"level": np.float32(len(source))}
+
+    monkeypatch.setattr(measuring_features, "read_i3d", read)
+    monkeypatch.setattr(i3d, "MIN_FRAMES", 4)  # so many have the videos of this run
+    out, kept = tmp_path / "out", tmp_path / "kept.npz"
+    command = ["evaluate", str(video_run), "--measure", "generation", "--num-images", "8"]
+    command += ["--num-train", "8", "--out", str(out)]
+    assert main([*command, "--i3d", "w", "--resize", "pytorch", "--save-reference", str(kept)]) == 0
+    result, name = result_of(out), "FVD's I3D, 4 frames, resized as by PyTorch"
+    score = result["fvd"]
+    assert (score["features"], score["num_generated"], score["num_real"]) == (name, 8, 16)
+    assert score["value"] > 0
+    assert f"precision[{name}]" in result
+    assert not {"gfid", "kid", "precision", "inception_score"} & set(result)
+    _, words = page_of(out / "report.html")
+    assert "FVD of drawn videos" in words
+    # A reference says how frames were resized; other weights are refused.
+    asked = {"num_images": 8, "num_train": 8, "reference": kept, "out": out}
+    again = evaluate_generation(video_run, i3d="w", **asked)
+    assert again["fvd"]["value"] == pytest.approx(score["value"], rel=1e-6)
+    with pytest.raises(UserError, match=f"got those of {name} with other weights"):
+        evaluate_generation(video_run, i3d="other", **asked)
+    with pytest.raises(UserError, match=f"expected statistics of tokenizer.*got those of {name}"):
+        evaluate_generation(video_run, **asked)
 
 
 def test_published_statistics_are_refused_for_other_features(tiny_run, tmp_path):

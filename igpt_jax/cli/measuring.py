@@ -11,19 +11,21 @@ _ANSWERS: Final = ("faithfulness", "completion", "retrieval", "pairs", "counting
 _MEASURES: Final = ("tokenizer", "generation", *_ANSWERS, "report")
 _COMMON: Final = ("split", "num_images", "batch_size", "out")
 _OF_TOKENIZER: Final = ("lpips", "lpips_linear", "inception")
-_OF_DRAWN: Final = ("reference", "save_reference", "features", "resize", "num_train", "clip")
+_OF_DRAWN: Final = (
+    "i3d", "clip", "reference", "save_reference", "features", "resize", "num_train",
+)  # fmt: skip
 _WEIGHTS: Final = "a file (.safetensors, .npz, .pth) or hub:ORG/NAME/FILE"
 
 
 def evaluate(argv: list[str]) -> dict[str, Any]:
     """Measures a run and makes DIR/evaluation/report.html of all that was measured of it.
 
-    tokenizer: PSNR, SSIM, LPIPS, rFID, code usage. generation: FID and its kin, or the same of the
-    run's own features; nearest training pictures; likelihood. faithfulness: cards that show what
-    their captions ask for, and captions read off cards. completion: cards with half a number
-    hidden. retrieval: which of 20 captions makes a picture most probable. pairs: pictures made from
-    others. counting: videos of cards that count. report: the page alone. --compare: a GPT, a GAN
-    and a VAE on one page, instead.
+    tokenizer: PSNR, SSIM, LPIPS, rFID, code usage. generation: FID and its kin, FVD of videos,
+    or the same of the run's own features; nearest training pictures; likelihood. faithfulness:
+    cards that show what their captions ask for, and captions read off cards. completion: cards with
+    half a number hidden. retrieval: which of 20 captions makes a picture most probable. pairs:
+    pictures made from others. counting: videos of cards that count. report: the page alone.
+    --compare: a GPT, a GAN and a VAE on one page, instead.
     """
     args = vars(_evaluate_parser().parse_args(argv))
     _check_asked(args)
@@ -61,6 +63,7 @@ def _evaluate_parser() -> Parser:
 
 def _add_generation(group: argparse._ArgumentGroup) -> None:
     """The options of --measure generation alone."""
+    group.add_argument("--i3d", help=f"weights of FVD's I3D, of drawn videos: {_WEIGHTS}")
     group.add_argument(
         "--reference",
         type=Path,
@@ -72,14 +75,14 @@ def _add_generation(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--features",
-        choices=("auto", "inception", "tokenizer", "tokenizer_grid", "gpt"),
+        choices=("auto", "inception", "i3d", "tokenizer", "tokenizer_grid", "gpt"),
         default="auto",
-        help="what pictures are compared by: Inception where weights are given, else the run's own",
+        help="what pictures are compared by: Inception or I3D with its weights, else the run's own",
     )
     group.add_argument(
         "--resize",
         choices=("pytorch", "tensorflow"),
-        help="how pictures get to Inception's size; default: as the reference's, if it tells",
+        help="how pictures get to the network's size; default: as the reference's, if it tells",
     )
     group.add_argument(
         "--num-train", type=int, help="training pictures to look for copies among; default: all"
@@ -98,8 +101,9 @@ def _check_asked(args: dict[str, Any]) -> None:
         raise UserError("expected DIR, or --compare RUN RUN, and not both; see --help")
     if measure != "generation" and {args[name] for name in _OF_DRAWN} != {None, "auto"}:
         raise UserError(
-            f"--measure {measure}: expected none of --reference, --save-reference, --features, "
-            "--resize, --num-train and --clip, which are of --measure generation; leave them out"
+            f"--measure {measure}: expected none of --i3d, --clip, --reference, --save-reference, "
+            "--features, --resize and --num-train, which are of --measure generation; leave them "
+            "out"
         )
     if is_comparison and (measure != "tokenizer" or args["lpips"] or args["lpips_linear"]):
         raise UserError("--compare: expected no --measure and no --lpips, got one; drop it")

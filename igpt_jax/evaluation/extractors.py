@@ -1,30 +1,35 @@
-"""What turns pictures to the features that metrics compare, behind one small protocol."""
+"""What turns pictures to the features that metrics compare, behind one small protocol.
 
-import dataclasses
+Here are the published networks; `run_extractors` has what a run itself knows of pictures.
+"""
+
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation.i3d import check_num_frames, i3d_features
 from igpt_jax.evaluation.inception import (
     Activations,
     InceptionWeights,
-    Resize,
     class_logits,
     inception_activations,
 )
-from igpt_jax.models.conditioning import Condition, repeat_condition
-from igpt_jax.models.gpt import GPT
-from igpt_jax.programs import encode_images, in_parts
-from igpt_jax.tokenizers.base import ImageTokenizer, sees_time, to_pixels, tokenizer_hash
+from igpt_jax.programs import in_parts
+from igpt_jax.resize import Resize
+from igpt_jax.tokenizers.base import tokenizer_hash
 from igpt_jax.typing import Array, Params, UInt8
+
+Network: TypeAlias = Literal["inception", "i3d"]
+"""The networks whose scores are published: FID's and FVD's."""
+
+_RESIZED_BY: Final = {"pytorch": "PyTorch", "tensorflow": "TensorFlow"}
 
 
 class Features(NamedTuple):
@@ -56,8 +61,8 @@ class Extractor(Protocol):
         ...
 
     @property
-    def is_inception(self) -> bool:
-        """Whether values are those that others publish: FID, sFID, Inception Score, KID."""
+    def network(self) -> Network | None:
+        """The network whose scores others publish (see `score_name`), if it is one of these."""
         ...
 
     def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
@@ -82,8 +87,7 @@ class InceptionExtractor:
     @property
     def name(self) -> str:
         """The network and what resizes for it."""
-        by = {"pytorch": "PyTorch", "tensorflow": "TensorFlow"}[self.resize]
-        return f"FID's Inception, resized as by {by}"
+        return f"FID's Inception, resized as by {_RESIZED_BY[self.resize]}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -91,9 +95,9 @@ class InceptionExtractor:
         return tokenizer_hash(json.dumps({"resize": self.resize}), self.weights.params)
 
     @property
-    def is_inception(self) -> bool:
-        """True."""
-        return True
+    def network(self) -> Network:
+        """FID's."""
+        return "inception"
 
     def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
         """The features of pictures.
@@ -124,50 +128,54 @@ def _inception(
 
 
 @dataclass(frozen=True)
-class TokenizerExtractor:
-    """A tokenizer's latents, before they are quantized.
+class I3DExtractor:
+    """The features of FVD, of videos of one length.
 
     Attributes:
-        tokenizer: with a method `latents`.
-        params: its parameters.
-        source: where it is from, for the name.
-        is_flat: all latents of a picture side by side, instead of their mean over the grid.
-        batch_size: pictures at once.
+        params: of the network.
+        num_frames: of every video; FVDs of other lengths do not compare.
+        resize: how frames get to 224 x 224.
+        batch_size: videos at once.
     """
 
-    tokenizer: ImageTokenizer
     params: Params
-    source: str
-    is_flat: bool = False
-    batch_size: int = 64
+    num_frames: int
+    resize: Resize = "tensorflow"
+    batch_size: int = 16
 
     def __post_init__(self) -> None:
-        """Refuses tokenizers without latents."""
-        if not hasattr(self.tokenizer, "latents"):
-            raise UserError(
-                f"features: expected a tokenizer with latents, got {type(self.tokenizer).__name__}"
-                "; take a GPT's features"
-            )
+        """Refuses videos that are too short."""
+        check_num_frames(self.num_frames)
 
     @property
     def name(self) -> str:
-        """Whose latents."""
-        return f"tokenizer of {self.source}" + (", flattened" if self.is_flat else "")
+        """The network, of how many frames, and what resizes for it."""
+        by = _RESIZED_BY[self.resize]
+        return f"FVD's I3D, {self.num_frames} frames, resized as by {by}"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the config and the parameters."""
-        config = json.dumps([repr(_config(self.tokenizer)), self.is_flat])
+        """Of the parameters and of how videos come to them."""
+        config = json.dumps({"num_frames": self.num_frames, "resize": self.resize})
         return tokenizer_hash(config, self.params)
 
     @property
-    def is_inception(self) -> bool:
-        """False."""
-        return False
+    def network(self) -> Network:
+        """FVD's."""
+        return "i3d"
 
     def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
-        """The latents; of videos, those of the frames stand side by side."""
-        program = partial(_latents, self.tokenizer, self.is_flat, self._placed)
+        """The features of videos.
+
+        Raises:
+            UserError: they are pictures, or of another length.
+        """
+        if images.ndim != 5 or images.shape[1] != self.num_frames:
+            raise UserError(
+                f"i3d: expected videos of {self.num_frames} frames, got shape {list(images.shape)}"
+                "; make an extractor of their length"
+            )
+        program = partial(_i3d, self.resize, self._placed)
         return extract_in_parts(program, self.batch_size, images)
 
     @cached_property
@@ -175,108 +183,9 @@ class TokenizerExtractor:
         return on_all_devices(self.params)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _latents(
-    tokenizer: ImageTokenizer, is_flat: bool, params: Params, images: UInt8[Array, "b *t h w 3"]
-) -> Features:
-    pixels = to_pixels(images)
-    if pixels.ndim == 5 and not sees_time(tokenizer):
-        pixels = pixels.reshape(-1, *pixels.shape[2:])
-    latents = tokenizer.apply({"params": params}, pixels, method="latents")
-    pooled = latents if is_flat else jnp.mean(latents, axis=(-3, -2))
-    return Features(pooled.reshape(len(images), -1))
-
-
-@dataclass(frozen=True)
-class GPTExtractor:
-    """What a middle layer of a GPT knows of a picture, see `GPT.features`.
-
-    The middle is where iGPT's features classify best (Chen et al. 2020, section 4.1).
-
-    Attributes:
-        gpt: module.
-        params: its parameters.
-        tokenizer: of its tokens.
-        tokenizer_params: its parameters.
-        condition: of one row, that the model sees: its null condition.
-        source: where it is from, for the name.
-        layer: as in `GPT.features`; 0 for the middle one.
-        batch_size: pictures at once.
-    """
-
-    gpt: GPT
-    params: Params
-    tokenizer: ImageTokenizer
-    tokenizer_params: Params
-    condition: Condition
-    source: str
-    layer: int = 0
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        """Refuses layers that are not there."""
-        if not 0 <= self.layer <= self.gpt.config.num_layers:
-            raise UserError(
-                f"layer: expected 1 to {self.gpt.config.num_layers}, or 0 for the middle one, got "
-                f"{self.layer}"
-            )
-
-    @property
-    def chosen_layer(self) -> int:
-        """Whose features these are."""
-        return self.layer or -(-self.gpt.config.num_layers // 2)
-
-    @property
-    def name(self) -> str:
-        """Which layer of whose GPT."""
-        return f"layer {self.chosen_layer} of {self.gpt.config.num_layers}, GPT of {self.source}"
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the configs and the parameters."""
-        config = json.dumps([repr(self.gpt.config), repr(_config(self.tokenizer)), self.layer])
-        return tokenizer_hash(config, {"gpt": self.params, "tokenizer": self.tokenizer_params})
-
-    @property
-    def is_inception(self) -> bool:
-        """False."""
-        return False
-
-    def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
-        """The features of pictures or videos."""
-        gpt, *arrays = self._placed
-        program = partial(_middle, self.chosen_layer, gpt, self.tokenizer, *arrays)
-        return extract_in_parts(program, self.batch_size, images)
-
-    @cached_property
-    def _placed(self) -> tuple[GPT, Params, Params, Condition]:
-        """The GPT without its later blocks: the parameters of all blocks are stacked."""
-        count = min(self.chosen_layer + 1, self.gpt.config.num_layers)
-        config = dataclasses.replace(self.gpt.config, num_layers=count)
-        blocks = jax.tree.map(lambda leaf: leaf[:count], self.params["blocks"])
-        arrays = ({**self.params, "blocks": blocks}, self.tokenizer_params, self.condition)
-        return (GPT(config), *on_all_devices(arrays))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _middle(
-    layer: int,
-    gpt: GPT,
-    tokenizer: ImageTokenizer,
-    params: Params,
-    tokenizer_params: Params,
-    condition: Any,  # of one row, so without the letter of the batch
-    images: UInt8[Array, "b *t h w 3"],
-) -> Features:
-    tokens = encode_images(tokenizer, tokenizer_params, images)
-
-    asked = repeat_condition(condition, len(tokens))
-    known: Any = gpt.apply({"params": params}, tokens[:, :-1], asked, method="features")
-    return Features(known[:, layer])
-
-
-def _config(module: Any) -> Any:
-    return getattr(module, "config", None)
+@partial(jax.jit, static_argnums=0)
+def _i3d(resize: Resize, params: Params, videos: UInt8[Array, "b t h w 3"]) -> Features:
+    return Features(i3d_features(params, videos, resize))
 
 
 def _devices() -> jax.sharding.Mesh:

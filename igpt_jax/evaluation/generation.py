@@ -4,13 +4,14 @@ Statistics stream: means and covariances are exact and keep no features. Distanc
 features (KID, precision, recall, density, coverage) are of the first ones of each side.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from igpt_jax.errors import UserError
-from igpt_jax.evaluation.extractors import Extractor
+from igpt_jax.evaluation.extractors import Extractor, Network
 from igpt_jax.evaluation.feature_checks import check_finite
 from igpt_jax.evaluation.frechet import (
     FeatureStatistics,
@@ -31,12 +32,22 @@ SPLIT_SIZE: Final = 5_000  # pictures of a part of the Inception Score, as in AD
 PRECISION_K: Final = 3  # Kynkäänniemi et al. 2019, section 3.1
 DENSITY_K: Final = 5  # Naeem et al. 2020, section 4.1
 
-_PUBLISHED: Final = {
-    "frechet_distance": "gfid",
-    "spatial_frechet_distance": "sfid",
-    "kernel_distance": "kid",
-    "reconstruction_frechet_distance": "rfid",
+_PUBLISHED: Final[Mapping[Network, Mapping[str, str]]] = {
+    "inception": {
+        "frechet_distance": "gfid",
+        "spatial_frechet_distance": "sfid",
+        "kernel_distance": "kid",
+        "reconstruction_frechet_distance": "rfid",
+        "inception_score": "inception_score",
+        "precision": "precision",
+        "recall": "recall",
+        "density": "density",
+        "coverage": "coverage",
+        "class_agreement": "class_agreement",
+    },
+    "i3d": {"frechet_distance": "fvd"},
 }
+"""The one place that gives a score a name that others publish under."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +152,9 @@ def compare(
 
     Returns:
         By name; those of FID's Inception have the names that others publish under (`gfid`, `sfid`,
-        `inception_score`, `kid`, `precision`, `recall`, `density`, `coverage`), all others say
-        whose features they are of, as in `frechet_distance[tokenizer of runs/demo]`.
+        `inception_score`, `kid`, `precision`, `recall`, `density`, `coverage`), so has the Fréchet
+        distance of FVD's I3D (`fvd`). All others say whose features they are of, as in
+        `frechet_distance[tokenizer of runs/demo]`.
 
     Raises:
         UserError: fewer than two pictures on a side, or than neighbours are looked for; unlike
@@ -187,9 +199,8 @@ def check_enough(name: str, count: int) -> None:
 
 def score_name(name: str, extractor: Extractor) -> str:
     """The published name of a measure, or its own with the features that it is of."""
-    if extractor.is_inception:
-        return _PUBLISHED.get(name, name)
-    return f"{name}[{extractor.name}]"
+    published = {} if extractor.network is None else _PUBLISHED[extractor.network]
+    return published.get(name, f"{name}[{extractor.name}]")
 
 
 def _frechet(

@@ -6,7 +6,7 @@ the paper in its pooling: averages leave the padding out, and the last block tak
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,17 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from igpt_jax.errors import UserError
 from igpt_jax.evaluation.inception_blocks import (
     BlockA,
     BlockB,
     BlockC,
     BlockD,
     BlockE,
-    NormedConv,
     shrinking_max_pool,
 )
+from igpt_jax.evaluation.normed_conv import NormedConv
+from igpt_jax.evaluation.published_params import published_params
 from igpt_jax.interop.weights import read_weights, resolve_weights, take_weight
+from igpt_jax.resize import Resize, bilinear
 from igpt_jax.typing import Array, Float, Params, UInt8
 
 IMAGE_SIZE: Final = 299
@@ -32,9 +33,6 @@ FEATURE_DIM: Final = 2048
 NUM_CLASSES: Final = 1008
 NUM_SPATIAL_CHANNELS: Final = 7
 SPATIAL_DIM: Final = 17 * 17 * NUM_SPATIAL_CHANNELS
-
-Resize: TypeAlias = Literal["pytorch", "tensorflow"]
-"""How pictures get to 299 x 299: as pytorch-fid does it, or as the published TensorFlow graph."""
 
 _LEAVES: Final = {
     "kernel": "conv.weight",
@@ -45,7 +43,6 @@ _LEAVES: Final = {
 }
 _CLASSIFIER: Final = "fc.weight"
 _OTHERS_START: Final = ("fc.", "AuxLogits.")
-_UNUSED_END: Final = ".num_batches_tracked"
 _MODEL: Final = "FID's Inception"
 
 
@@ -118,23 +115,8 @@ def preprocess(
         resize: "pytorch" goes by the centres of pixels; "tensorflow" by their upper left corners,
             and divides by 128, as the graph does that TTUR's and ADM's statistics were made with.
     """
-    rows, columns = (_bilinear_matrix(size, resize) for size in images.shape[1:3])
-    scale = 127.5 if resize == "pytorch" else 128.0
-    tall = jnp.einsum(
-        "rh,bhwc->brwc", rows, images.astype(jnp.float32), precision=lax.Precision.HIGHEST
-    )
-    resized = jnp.einsum("sw,brwc->brsc", columns, tall, precision=lax.Precision.HIGHEST)
-    return resized / scale - 1.0
-
-
-def _bilinear_matrix(size: int, resize: Resize) -> Float[Array, "299 size"]:
-    """What each of 299 pixels takes of `size` ones."""
-    if resize == "pytorch":  # in float64, for positions round badly
-        places = (np.arange(IMAGE_SIZE) + 0.5) * size / IMAGE_SIZE - 0.5
-    else:  # in float32, as the graph
-        places = np.arange(IMAGE_SIZE, dtype=np.float32) * np.float32(size / IMAGE_SIZE)
-    distances = np.abs(np.clip(places, 0, size - 1)[:, None] - np.arange(size))
-    return jnp.asarray(np.maximum(1.0 - distances, 0.0), jnp.float32)
+    resized = bilinear(images.astype(jnp.float32), (IMAGE_SIZE, IMAGE_SIZE), resize)
+    return resized / (127.5 if resize == "pytorch" else 128.0) - 1.0
 
 
 def inception_activations(
@@ -166,24 +148,11 @@ def inception_params(weights: Mapping[str, np.ndarray]) -> Params:
     """
     images = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
     abstract = jax.eval_shape(Inception().init, jax.random.key(0), images)["params"]
-    unread = {name for name in weights if not name.startswith(_OTHERS_START)}
-    unread -= {name for name in unread if name.endswith(_UNUSED_END)}
 
-    def entry(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> Float[Array, "..."]:
-        *layer, kind = (key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-        name = ".".join((*layer, _LEAVES[kind]))
-        shape = [leaf.shape[axis] for axis in (3, 2, 0, 1)] if kind == "kernel" else leaf.shape
-        value = take_weight(weights, name, shape, model=_MODEL)
-        unread.discard(name)
-        return jnp.asarray(value.transpose(2, 3, 1, 0) if kind == "kernel" else value, jnp.float32)
+    def name_of(layer: tuple[str, ...], kind: str) -> str:
+        return ".".join((*layer, _LEAVES[kind]))
 
-    params = jax.tree_util.tree_map_with_path(entry, abstract)
-    if unread:
-        raise UserError(
-            f"weights of {_MODEL}: expected no entry {min(unread)}, got one; "
-            "give the file of this model"
-        )
-    return params
+    return published_params(weights, abstract, name_of, model=_MODEL, unused=_OTHERS_START)
 
 
 def inception_classifier(

@@ -1,57 +1,15 @@
-"""The convolutions, blocks and poolings of FID's Inception-v3 (Szegedy et al. 2016)."""
+"""The blocks and poolings of FID's Inception-v3 (Szegedy et al. 2016)."""
 
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 
+from igpt_jax.evaluation.normed_conv import NormedConv
 from igpt_jax.typing import Array, Float
-
-_NORM_EPSILON: Final = 1e-3
-_NORM_PARAMS: Final = ("scale", "bias", "mean", "variance")
 
 Layer: TypeAlias = tuple[str, int, int | tuple[int, int]]
 """Name, channels and kernel size of one convolution of a branch."""
-
-
-class NormedConv(nn.Module):
-    """Convolution, batch norm as at inference, ReLU.
-
-    The statistics of the norm are parameters like the others: nothing here is trained, and an entry
-    of the file is an entry of `params`, unchanged.
-
-    Attributes:
-        channels: channels of the output.
-        kernel_size: height and width.
-        stride: of both axes.
-        padding: zeros on either side of height and width.
-    """
-
-    channels: int
-    kernel_size: tuple[int, int]
-    stride: int = 1
-    padding: tuple[int, int] = (0, 0)
-
-    @nn.compact
-    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b _h _w channels"]:
-        """Transform a feature map."""
-        shape = (*self.kernel_size, features.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        scale, bias, mean, variance = (
-            self.param(name, initializer, (self.channels,))
-            for name, initializer in zip(_NORM_PARAMS, (ones, zeros, zeros, ones), strict=True)
-        )
-        hidden = lax.conv_general_dilated(
-            features,
-            kernel,
-            (self.stride, self.stride),
-            [(pad, pad) for pad in self.padding],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=lax.Precision.HIGHEST,  # FID must not change with the accelerator
-        )
-        return nn.relu((hidden - mean) * (scale * lax.rsqrt(variance + _NORM_EPSILON)) + bias)
 
 
 class Block(nn.Module):

@@ -78,9 +78,9 @@ class RandomExtractor:
         return tokenizer_hash(config, self._params)
 
     @property
-    def is_inception(self) -> bool:
-        """False."""
-        return False
+    def network(self) -> None:
+        """None."""
+        return None
 
     def __call__(self, images: UInt8[np.ndarray, "b *t h w 3"]) -> Features:
         """The features of pictures.

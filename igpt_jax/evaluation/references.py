@@ -70,7 +70,7 @@ class Reference:
         Raises:
             UserError: says which features the file has.
         """
-        if self.features is None and not extractor.is_inception:
+        if self.features is None and extractor.network != "inception":
             raise UserError(
                 f"reference {self.path}: expected statistics of {extractor.name}, got published "
                 "ones, which are of FID's Inception; give its weights, or leave the reference out"

@@ -6,7 +6,7 @@ package of gigabytes, and holds every tensor of the file at once. Here the pickl
 (`inert_pickle`), classes that it names become inert, and each tensor is read when it is asked for.
 
 Both formats are known: the zip archive since PyTorch 1.6 and the row of pickles before it. What is
-older, a tar archive, must be resaved.
+older, a tar archive, must be resaved, and so must a program (TorchScript).
 """
 
 import os
@@ -88,8 +88,8 @@ def open_torch(path: Path, entry: str | None = None) -> LazyArrays:
             tokenizers (reconstruction_vq_ddp.py) prefers `ema`.
 
     Raises:
-        UserError: the file is damaged, too old, or has no such entry, or several and no preferred
-            one.
+        UserError: the file is damaged, too old, a program, or has no such entry, or several and no
+            preferred one.
     """
     with naming_damage(path):
         with path.open("rb") as file:
@@ -169,6 +169,11 @@ def _locate(path: Path, places: _Places, tensor: _Tensor) -> StoredArray:
 def _read_zip(path: Path) -> tuple[Any, _Places]:
     """The pickle of an archive, and where each storage lies."""
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        if any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist()):
+            raise UserError(
+                f"weights {path}: expected tensors, got a program of TorchScript; load it with "
+                "torch.jit.load and save its state_dict() as .safetensors"
+            )
         members = {info.filename: _member_place(file, info) for info in archive.infolist()}
         pickles = [name for name in members if name.partition("/")[2] == "data.pkl"]
         if len(pickles) != 1:

@@ -134,7 +134,7 @@ def compare(
         "seed": seed,
         "batch_size": batch_size,
         "features": extractor.name,
-        "is_published": extractor.is_inception,
+        "is_published": extractor.network is not None,
         "perfect": perfect,
         "runs": rows,
     }

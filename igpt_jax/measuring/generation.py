@@ -17,11 +17,11 @@ from igpt_jax.data.random_words import random_words
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.video_files import contact_sheet
 from igpt_jax.errors import UserError
-from igpt_jax.evaluation.extractors import Extractor, GPTExtractor, TokenizerExtractor
+from igpt_jax.evaluation.extractors import Extractor
 from igpt_jax.evaluation.generation import NUM_KEPT, FeatureSet, check_enough, compare
-from igpt_jax.evaluation.inception import Resize
 from igpt_jax.evaluation.memorisation import NearestPictures, memorisation
 from igpt_jax.evaluation.references import check_suffix, read_reference, write_reference
+from igpt_jax.evaluation.run_extractors import GPTExtractor, TokenizerExtractor
 from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import write_json
 from igpt_jax.logged import logged_losses
@@ -30,6 +30,7 @@ from igpt_jax.measuring.features import FeatureKind, choose_extractor
 from igpt_jax.measuring.pictures import split_name
 from igpt_jax.model import Model
 from igpt_jax.models.gpt import GPT
+from igpt_jax.resize import Resize
 from igpt_jax.run_samples import askable, asked_by, readable
 from igpt_jax.serialization import from_dict
 from igpt_jax.stored import GPT_CHECKPOINTS, load
@@ -50,6 +51,7 @@ def evaluate_generation(
     batch_size: int = 64,
     seed: int = 0,
     inception: str | None = None,
+    i3d: str | None = None,
     features: FeatureKind = "auto",
     resize: Resize | None = None,
     reference: Path | None = None,
@@ -67,9 +69,10 @@ def evaluate_generation(
         batch_size: pictures at once.
         seed: of what is drawn, and of KID's subsets.
         inception: weights of FID's Inception, file or hub:ORG/NAME/FILE.
-        features: what pictures are compared by; "auto" is Inception where weights are given, else
-            the tokenizer's latents, or of tokenizers without them the GPT's middle layer.
-        resize: how pictures get to Inception's size; None for as the reference's were.
+        i3d: weights of FVD's I3D, for videos, likewise.
+        features: what pictures are compared by; "auto" is Inception or I3D where weights are given,
+            else the tokenizer's latents, or of tokenizers without them the GPT's middle layer.
+        resize: how pictures get to the network's size; None for as the reference's were.
         reference: statistics to take Fréchet distances to, see `read_reference`. Its pictures, if
             it has some, also stand for the split's in all other scores.
         save_reference: where to write the split's statistics, to give as `reference` later.
@@ -95,11 +98,11 @@ def evaluate_generation(
     config = from_dict(RunConfig, load_metadata(directory / GPT_CHECKPOINTS)["config"])
     wanted = None if reference is None else read_reference(reference)
     model = dataclasses.replace(load(directory), batch_size=batch_size)
-    if inception is not None and model.num_frames > 1:
-        raise UserError("inception: expected a run of pictures, got one of videos; leave it out")
     extractor = choose_extractor(
         inception,
         _extractors(model, str(directory)),
+        i3d=i3d,
+        num_frames=model.num_frames,
         features=features,
         resize=resize,
         reference=wanted,

@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 import jax
 import numpy as np
-from igpt_jax.evaluation.extractors import TokenizerExtractor
+from igpt_jax.evaluation.run_extractors import TokenizerExtractor
 from igpt_jax.model_config import build_tokenizer
 from igpt_jax.testing import tiny_config
 

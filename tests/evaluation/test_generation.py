@@ -28,8 +28,8 @@ class Quarters:
 
     fingerprint = "q"
 
-    def __init__(self, is_inception=True, name="quarters", spoilt=False):
-        self.is_inception, self.name, self.spoilt = is_inception, name, spoilt
+    def __init__(self, network="inception", name="quarters", spoilt=False):
+        self.network, self.name, self.spoilt = network, name, spoilt
 
     def __call__(self, images):
         pixels = (images.astype(np.float32) - 128) / 16
@@ -38,7 +38,7 @@ class Quarters:
         if self.spoilt:
             quarters[1] = np.nan
         columns = pixels.mean(1)[..., 0]
-        return Features(quarters, columns, logits if self.is_inception else None)
+        return Features(quarters, columns, logits if self.network == "inception" else None)
 
 
 def modes(count, num_modes=8, seed=0):
@@ -105,11 +105,22 @@ def test_every_score_says_what_it_is_of(real):
 
 
 def test_other_features_cannot_be_mistaken_for_inceptions():
-    kind = {"is_inception": False, "name": "tokenizer of runs/demo"}
+    kind = {"network": None, "name": "tokenizer of runs/demo"}
     scores = compare(side(modes(50), **kind), side(modes(60, seed=1), **kind))
     assert not PUBLISHED & set(scores)
     assert "frechet_distance[tokenizer of runs/demo]" in scores
     assert all(name.endswith("[tokenizer of runs/demo]") for name in scores)
+
+
+def test_of_i3d_only_the_frechet_distance_has_a_published_name():
+    kind = {"network": "i3d", "name": "FVD's I3D"}
+    scores = compare(side(modes(50), **kind), side(modes(60, seed=1), **kind))
+    assert not PUBLISHED & set(scores)
+    assert {name for name in scores if not name.endswith("[FVD's I3D]")} == {"fvd"}
+    plain = compare(side(modes(50)), side(modes(60, seed=1)))
+    assert scores["fvd"].value == pytest.approx(plain["gfid"].value, rel=1e-12)
+    assert "fvd" not in plain
+    assert "kernel_distance[FVD's I3D]" in scores
 
 
 def test_equal_sets_are_ideal(real):

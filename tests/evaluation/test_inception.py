@@ -22,7 +22,8 @@ from igpt_jax.evaluation.inception import (
     preprocess,
     read_inception,
 )
-from igpt_jax.evaluation.inception_blocks import BlockE, NormedConv, average_pool
+from igpt_jax.evaluation.inception_blocks import BlockE, average_pool
+from igpt_jax.evaluation.normed_conv import NormedConv
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -63,7 +63,7 @@ def test_codes_are_counted_for_each_level():
 class Quarters:
     """A stand-in for Inception: the mean colour of each quarter."""
 
-    name, fingerprint, is_inception = "quarters", "q", True
+    name, fingerprint, network = "quarters", "q", "inception"
 
     def __call__(self, images):
         pooled = images.astype(np.float32).reshape(len(images), 2, 8, 2, 8, 3).mean((2, 4, 5))

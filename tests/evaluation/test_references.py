@@ -15,9 +15,10 @@ from igpt_jax.evaluation.references import read_reference, write_reference
 class Colours:
     """An extractor that needs no weights: the mean colour, and the first row of pixels."""
 
-    def __init__(self, is_inception=False, fingerprint="ab"):
-        self.is_inception, self.fingerprint = is_inception, fingerprint
-        self.name = "FID's Inception" if is_inception else "mean colours"
+    def __init__(self, network=None, fingerprint="ab"):
+        self.network, self.fingerprint = network, fingerprint
+        names = {"inception": "FID's Inception", "i3d": "FVD's I3D", None: "mean colours"}
+        self.name = names[network]
 
     def __call__(self, images):
         pixels = images.astype(np.float32)
@@ -52,9 +53,11 @@ def test_ttur(path, published, dtype):
     np.testing.assert_allclose(reference.pooled.covariance, published["sigma"], atol=1e-6)
     assert reference.spatial is None
     assert list(reference.pictures(4)) == []
-    reference.check_fits(Colours(is_inception=True))
+    reference.check_fits(Colours("inception"))
     with pytest.raises(UserError, match="of mean colours, got published ones, which are of FID's"):
         reference.check_fits(Colours())
+    with pytest.raises(UserError, match="of FVD's I3D, got published ones, which are of FID's"):
+        reference.check_fits(Colours("i3d"))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -86,7 +89,7 @@ def test_ours_there_and_back(path):
     with pytest.raises(UserError, match="got those of mean colours with other weights"):
         reference.check_fits(Colours(fingerprint="cd"))
     with pytest.raises(UserError, match="of FID's Inception, got those of mean colours; make it"):
-        reference.check_fits(Colours(is_inception=True, fingerprint="ef"))
+        reference.check_fits(Colours("inception", fingerprint="ef"))
     # Whoever reads TTUR's files reads ours.
     with np.load(path, allow_pickle=False) as arrays:
         np.testing.assert_allclose(arrays["sigma"], np.cov(found.pooled, rowvar=False), rtol=1e-5)

@@ -272,6 +272,16 @@ def test_a_tar_archive_is_too_old(tmp_path):
         open_torch(tmp_path / "a.pth")
 
 
+def test_a_program_is_told_from_tensors(tmp_path):
+    """As torch.jit.save lays files out: its code, and nothing else, is compressed."""
+    with zipfile.ZipFile(tmp_path / "i3d.pt", "w") as archive:
+        archive.writestr("i3d/data.pkl", mapping(w=tensor()))
+        archive.writestr("i3d/code/__torch__.py", "class I3D:", zipfile.ZIP_DEFLATED)
+        archive.writestr("i3d/constants.pkl", pickle.dumps(()))
+    with pytest.raises(UserError, match=r"got a program of TorchScript; load it with torch\.jit"):
+        open_torch(tmp_path / "i3d.pt")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_truncated_files(tmp_path, name):
     path, whole = tmp_path / name, (DATA / name).read_bytes()
