@@ -194,7 +194,7 @@ def test_a_palette_has_no_latents():
         (["--features", "i3d", "--inception", "w.npz"], "got i3d and w.npz"),
         (["--i3d", "w.npz"], "i3d: expected a run of videos, got one of pictures; leave it out"),
         (["--i3d", "w.npz", "--inception", "w.npz"], "got both; leave one out"),
-        (["--measure", "retrieval", "--i3d", "w.npz"], "expected none of --i3d, --reference"),
+        (["--measure", "retrieval", "--i3d", "w.npz"], "expected none of --i3d, --clip"),
         (["--resize", "pytorch"], "resize: expected none without Inception or I3D"),
         (["--num-images", "0"], "num_images: expected a whole number of at least 1"),
         (["--num-images", "3"], "num_images: expected more than k = 5"),
