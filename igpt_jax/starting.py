@@ -25,6 +25,7 @@ from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.mirror import find_directory
 from igpt_jax.processes import is_first, wait_for_all
 from igpt_jax.serialization import first_difference, from_dict, to_dict
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, read_text_encoder, read_tokenizer_config
@@ -130,11 +131,11 @@ def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
     """The config with the tokenizer of `tokenizer_path`, or of the copy that a run has made."""
     if config.tokenizer_start is not None:
         # Or a run finds only after compiling that nothing is there.
-        read_tokenizer_config(expand_path(config.tokenizer_start))
+        read_tokenizer_config(find_directory(config.tokenizer_start))
     if config.tokenizer_path is None:
         return config
     has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
-    source = workdir if has_copy else expand_path(config.tokenizer_path)
+    source = workdir if has_copy else find_directory(config.tokenizer_path)
     return dataclasses.replace(config, tokenizer=read_tokenizer_config(source))
 
 

@@ -19,7 +19,8 @@ class FinetuneConfig:
     2020, section 3.3).
 
     Attributes:
-        pretrained: directory of a run or an imported model with a GPT, or ORG/NAME on the Hub.
+        pretrained: directory or URL of a run or an imported model with a GPT, or ORG/NAME on the
+            Hub.
         from_scratch: take only its tokenizer and the shape of its GPT, to tell what pre-training
             gave.
         data: pictures of several classes.
