@@ -122,9 +122,15 @@ def wait_for_all(what: str) -> None:
 
 def agreed(value: bool) -> bool:
     """The first process's answer, where others may see files a moment later."""
+    return bool(agreed_numbers(int(value))[0])
+
+
+def agreed_numbers(*numbers: int) -> tuple[int, ...]:
+    """The first process's numbers, where those of others may differ."""
     if not is_several():
-        return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        return numbers
+    found = multihost_utils.broadcast_one_to_all(np.asarray(numbers))
+    return tuple(int(number) for number in found)
 
 
 @contextlib.contextmanager
