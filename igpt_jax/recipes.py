@@ -76,8 +76,8 @@ def imagenet_imagegpt(size: Literal["S", "M", "L"], image_size: Literal[32, 64])
 
     Adam, betas 0.9 and 0.95, batches of 128, a million updates, an epoch of warm-up, then cosine to
     0; no dropout (Chen et al. 2020, section 3.4), no weight decay (appendix A.1); 4 % of the
-    training pictures are kept for validation (section 3.1). Its crops are random; here the tokens of
-    the centre are written once.
+    training pictures are kept for validation (section 3.1). Its crops are random; here the tokens
+    of the centre are written once.
 
     Args:
         size: of section 3.3.
