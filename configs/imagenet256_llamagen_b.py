@@ -6,7 +6,7 @@
 For v5e-16 (16 chips) or more; on fewer, set --mesh.fsdp and --gpt_training.accumulation_steps.
 Memory and hours that `igpt plan` expects: docs/scaling.md. Not trained here.
 Published: FID 5.46 of 50,000 samples at 256 pixels (Sun et al. 2024, the released code's table);
-recipe: section 3.1 of the same, see igpt_jax/recipes.py.
+recipe: section 3.2 of the same, see igpt_jax/recipes.py.
 """
 
 from igpt_jax.config import RunConfig

@@ -6,7 +6,7 @@
 For v5e-16 or more; on fewer, set --mesh.fsdp. Memory and hours that `igpt plan` expects:
 docs/scaling.md. Not trained here.
 Published: 2.0614 nats a token on ImageNet's validation pictures, with OpenAI's own palette (the
-released code's table). Recipe: Chen et al. 2020, section 3.3, see igpt_jax/recipes.py;
+released code's table). Recipe: Chen et al. 2020, section 3.4, see igpt_jax/recipes.py;
 --tokenizer.path kmeans_centers.npy takes OpenAI's palette.
 """
 

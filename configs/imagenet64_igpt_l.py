@@ -6,7 +6,7 @@
 For v6e-32 or more; on fewer, set --mesh.fsdp. Memory and hours that `igpt plan` expects:
 docs/scaling.md. Not trained here.
 Published at 64 pixels: only iGPT-XL, without its likelihood; at 32 pixels this size has 2.0466
-nats a token. Recipe: Chen et al. 2020, section 3.3, see igpt_jax/recipes.py; --tokenizer.path
+nats a token. Recipe: Chen et al. 2020, section 3.4, see igpt_jax/recipes.py; --tokenizer.path
 kmeans_centers.npy takes OpenAI's palette.
 """
 

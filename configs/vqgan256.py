@@ -3,13 +3,13 @@
     IGPT_DATA=/data python train.py configs/vqgan256.py --data.path '$IGPT_DATA/imagenet/train'
     igpt plan configs/vqgan256.py --topology v5e:4x4
 
-Recipe: Sun et al. 2024, section 2.1 and its released code (batch 128, 20,000 steps before the
-adversary). LPIPS needs VGG16's weights and those of its linear layers:
---tokenizer_loss.lpips_path vgg16.safetensors --tokenizer_loss.lpips_linear_path lpips_vgg.pth
---tokenizer_loss.perceptual_weight 1. Without them the perceptual distance is that of Laplacian
-pyramids. Memory and hours that `igpt plan` expects of v5e-16 (16 chips): docs/scaling.md. Not
-trained here. Published: rFID 2.19 and PSNR 20.79 dB on ImageNet's 50,000 validation pictures (the
-released code's table and its issue 34).
+Recipe: Sun et al. 2024, section 3.1 (batch 128, 40 epochs, a constant learning rate, 20,000 steps
+before the adversary) and its released code, whose discriminator has the same rate. LPIPS needs
+VGG16's weights and those of its linear layers: --tokenizer_loss.lpips_path vgg16.safetensors
+--tokenizer_loss.lpips_linear_path lpips_vgg.pth --tokenizer_loss.perceptual_weight 1. Without them
+the perceptual distance is that of Laplacian pyramids. Memory and hours that `igpt plan` expects of
+v5e-16 (16 chips): docs/scaling.md. Not trained here. Published: rFID 2.19 and PSNR 20.79 dB on
+ImageNet's 50,000 validation pictures (table 3 of the same).
 """
 
 from igpt_jax.config import RunConfig
@@ -33,7 +33,7 @@ def get_config() -> RunConfig:
         adversary=AdversaryConfig(
             PatchDiscriminatorConfig(), weight=0.5, adaptive=False, start_step=20_000
         ),
-        discriminator_optimizer=OptimizerConfig(peak_lr=1e-4, weight_decay=0.0),
+        discriminator_optimizer=OptimizerConfig(peak_lr=1e-4, end_lr_ratio=1.0, weight_decay=0.0),
         tokenizer_training=TrainConfig(
             num_steps=400_000,
             global_batch_size=128,

@@ -53,9 +53,10 @@ class RunConfig:
         discriminator_optimizer: the discriminator's own.
         tokenizer_training: how long; of no use to a palette.
         tokenizer_dtype: compute dtype of that training; tokens are always made in float32.
-        tokenizer_start: directory of the run whose tokenizer this one's training starts from, such
-            as to go on with an adversary.
-        tokenizer_path: directory of the run whose tokenizer is taken instead of training one.
+        tokenizer_start: directory or URL of the run whose tokenizer this one's training starts
+            from, such as to go on with an adversary.
+        tokenizer_path: directory or URL of the run whose tokenizer is taken instead of training
+            one.
         encoding: how tokens are written for the GPT.
         tokens_path: directory or URL (gs://, s3://, ...) of the folder `tokens` of a run with the
             same tokenizer and data, which is copied instead of encoding.

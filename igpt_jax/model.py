@@ -372,7 +372,7 @@ class Model:
         """What each layer of the GPT knows of pictures, uint8 [b h w 3], to recognise them by.
 
         Before each block, and behind the last: the mean over the picture (Chen et al. 2020, section
-        3.2), float32. The middle layers know most.
+        2.4), float32. The middle layers know most.
 
         Args:
             images: pictures.

@@ -77,6 +77,7 @@ def join(
         if count == 1 and index in (None, 0):
             return
         _check(coordinator, count, index)
+    is_cluster = _in_cluster(os.environ)
     _abort_clearly("a process")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -84,7 +85,8 @@ def join(
             coordinator,
             count,
             index,
-            cluster_detection_method=None if _in_cluster(os.environ) else "deactivate",
+            local_device_ids=None if is_cluster else _own_devices(os.environ),
+            cluster_detection_method=None if is_cluster else "deactivate",
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
@@ -122,9 +124,15 @@ def wait_for_all(what: str) -> None:
 
 def agreed(value: bool) -> bool:
     """The first process's answer, where others may see files a moment later."""
+    return bool(agreed_numbers(int(value))[0])
+
+
+def agreed_numbers(*numbers: int) -> tuple[int, ...]:
+    """The first process's numbers, where those of others may differ."""
     if not is_several():
-        return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        return numbers
+    found = multihost_utils.broadcast_one_to_all(np.asarray(numbers))
+    return tuple(int(number) for number in found)
 
 
 @contextlib.contextmanager
@@ -224,6 +232,17 @@ def _in_cluster(environ: Mapping[str, str]) -> bool:
         return "," in hosts or environ.get("MEGASCALE_NUM_SLICES", "1") != "1"
     has_chips = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
     return has_chips and importlib.util.find_spec("libtpu") is not None
+
+
+def _own_devices(environ: Mapping[str, str]) -> list[int] | None:
+    """GPUs of one of several processes that Open MPI starts on a host, as JAX has it in clusters.
+
+    None leaves all that it sees to this process, or what `JAX_LOCAL_DEVICE_IDS` says.
+    """
+    place = environ.get("OMPI_COMM_WORLD_LOCAL_RANK")
+    if place is None or environ.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    return [int(place)]
 
 
 def _abort_clearly(who: str) -> None:

@@ -24,6 +24,7 @@ from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
 from igpt_jax.logged import logged_losses
+from igpt_jax.mirror import find_directory
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
@@ -108,7 +109,7 @@ class _Run(Started):
         if config.tokenizer_path is not None:
             if last is None:
                 _, params = load_tokenizer(
-                    config.tokenizer, expand_path(config.tokenizer_path), self._here
+                    config.tokenizer, find_directory(config.tokenizer_path), self._here
                 )
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
         elif isinstance(tokenizer, Palette):

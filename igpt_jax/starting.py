@@ -25,7 +25,9 @@ from igpt_jax.data.transforms import deterministic
 from igpt_jax.errors import UserError
 from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.processes import is_first, wait_for_all
+from igpt_jax.mirror import find_directory
+from igpt_jax.processes import agreed_numbers, is_first, wait_for_all
+from igpt_jax.run_mesh import mesh_of_run
 from igpt_jax.serialization import first_difference, from_dict, to_dict
 from igpt_jax.stored import TOKENIZER_CHECKPOINTS, read_text_encoder, read_tokenizer_config
 from igpt_jax.tokenizer_task import perceptual_distance
@@ -33,7 +35,8 @@ from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
 from igpt_jax.tokenizers.palette import PaletteConfig
 from igpt_jax.training.checkpoint import latest_step
 from igpt_jax.training.loop import TrainConfig
-from igpt_jax.training.sharding import check_batch_size, make_mesh
+from igpt_jax.training.mesh_choice import device_memory
+from igpt_jax.training.sharding import MeshConfig, check_batch_size, make_mesh
 
 logger = logging.getLogger("igpt_jax")
 
@@ -71,7 +74,7 @@ def start(config: RunConfig, workdir: Path) -> Started:
         UserError: something would fail later, or the directory has another run.
     """
     config = _with_text_encoder(_with_tokenizer(config, workdir)).resolved()
-    mesh = make_mesh(config.mesh)
+    mesh = _mesh(config)
     sources = open_both(config.data)
     _check_asked(config, sources["train"])
     _check_batches(config, mesh, sources)
@@ -85,6 +88,17 @@ def start(config: RunConfig, workdir: Path) -> Started:
     distance = perceptual_distance(config)  # missing weights are found before the claim
     claim(config, workdir)
     return Started(config, workdir, mesh, sources, distance)
+
+
+def _mesh(config: RunConfig) -> Mesh:
+    """All devices, as the config says or as the models need them; all processes call it."""
+    found = mesh_of_run(config, jax.device_count(), device_memory())
+    fsdp, tensor = agreed_numbers(found.fsdp, found.tensor)  # hosts may have other bytes left
+    mesh = make_mesh(MeshConfig(found.data, fsdp, tensor))
+    if mesh.size > 1:
+        sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        logger.info("mesh of %d devices: %s", mesh.size, sizes)
+    return mesh
 
 
 def open_both(data: DataConfig) -> dict[Split, Source]:
@@ -130,11 +144,11 @@ def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
     """The config with the tokenizer of `tokenizer_path`, or of the copy that a run has made."""
     if config.tokenizer_start is not None:
         # Or a run finds only after compiling that nothing is there.
-        read_tokenizer_config(expand_path(config.tokenizer_start))
+        read_tokenizer_config(find_directory(config.tokenizer_start))
     if config.tokenizer_path is None:
         return config
     has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
-    source = workdir if has_copy else expand_path(config.tokenizer_path)
+    source = workdir if has_copy else find_directory(config.tokenizer_path)
     return dataclasses.replace(config, tokenizer=read_tokenizer_config(source))
 
 

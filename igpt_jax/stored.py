@@ -19,6 +19,7 @@ from igpt_jax.interop.hub import HUB, download, download_file, is_repository
 from igpt_jax.interop.lazy_arrays import LazyArrays, place
 from igpt_jax.interop.safetensors_file import open_safetensors
 from igpt_jax.jsonfile import read_json, write_json
+from igpt_jax.mirror import find_directory
 from igpt_jax.model import Model
 from igpt_jax.model_config import (
     GridTokenizerConfig,
@@ -34,6 +35,7 @@ from igpt_jax.parameters import (
     unflatten,
 )
 from igpt_jax.serialization import from_dict, to_dict
+from igpt_jax.stores import is_url
 from igpt_jax.text.caption_tokenizers import CaptionTokenizer, load_caption_tokenizer
 from igpt_jax.text.encoder import TextEncoder
 from igpt_jax.text.t5 import T5Config, T5Encoder
@@ -59,7 +61,7 @@ def load(source: str | os.PathLike[str], *, mesh: MeshConfig | None = None) -> M
     Args:
         source: the directory of a run, whose newest checkpoint is taken, with averaged parameters;
             a directory that `igpt import` or `igpt export` wrote; or such a one on the Hugging Face
-            Hub, as ORG/NAME.
+            Hub, as ORG/NAME. The first two also as the URL of an object store (gs://, s3://, ...).
         mesh: devices that share the parameters; None puts all on the first device. No process
             reads more of safetensors files than its devices hold.
 
@@ -192,10 +194,12 @@ def part_path(directory: Path, part: Part) -> Path:
 
 
 def _find(source: str | os.PathLike[str]) -> Path:
-    """A local directory, or the copy of one on the Hub."""
+    """A local directory, or the copy of one on the Hub or at a URL."""
     directory, written = Path(source), os.fspath(source)
     if directory.is_dir():
         return directory
+    if is_url(written):
+        return find_directory(written)
     if is_repository(written):
         repo = written.removeprefix(HUB)
         # Before everything is downloaded.

@@ -13,9 +13,9 @@ from jax.tree_util import Partial
 
 from igpt_jax.config import RunConfig
 from igpt_jax.data.images import to_float
-from igpt_jax.data.paths import expand_path
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.grid import image_grid, save_png
+from igpt_jax.mirror import find_directory
 from igpt_jax.parameters import tokenizer_input
 from igpt_jax.partitioning import gather_params
 from igpt_jax.programs import decode_tokens, encode_images
@@ -72,7 +72,8 @@ def tokenizer_task(
     def prepare(params: Params, batches: Iterator[dict[str, np.ndarray]], key: PRNGKey) -> Params:
         if config.tokenizer_start is not None:
             device = SingleDeviceSharding(jax.local_devices()[0])
-            return load_tokenizer(tokenizer.config, expand_path(config.tokenizer_start), device)[1]
+            start = find_directory(config.tokenizer_start)
+            return load_tokenizer(tokenizer.config, start, device)[1]
         if "quantizer" not in params:
             return params
         latents = _first_latents(tokenizer, params, batches)

@@ -58,7 +58,7 @@ def fails(capsys, *argv):
         ([DEBUG, "--sampling.top_p", "2"], "top_p"),
         ([DEBUG, "--sampling.temperature", "-1"], "temperature"),
         ([DEBUG, "--mesh.data", "3"], "data * fsdp * tensor = 1 devices"),
-        ([DEBUG, "--mesh.fsdp", "0"], "mesh"),
+        ([DEBUG, "--mesh.fsdp", "-2"], "mesh"),
         ([DEBUG, "--wandb_project", "x"], "wandb"),
         ([DEBUG, "--gpt_training.accumulation_steps", "3"], "multiple of 3"),
         ([DEBUG, "--gpt.num_heads", "0"], "num_heads must be at least 1"),

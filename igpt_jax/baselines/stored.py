@@ -14,6 +14,7 @@ from igpt_jax.baselines.gan import GANConfig, Generator
 from igpt_jax.baselines.model import BaselineModel
 from igpt_jax.baselines.vae import VAEConfig, init_vae
 from igpt_jax.errors import UserError
+from igpt_jax.mirror import find_directory
 from igpt_jax.serialization import config_kind, from_dict
 from igpt_jax.training.checkpoint import load_metadata, load_params
 
@@ -31,7 +32,7 @@ def load_baseline(directory: str | os.PathLike[str]) -> BaselineModel:
     Raises:
         UserError: no baseline is there, or it is damaged; says what to do.
     """
-    where = Path(directory)
+    where = find_directory(directory)
     if not is_baseline(where):
         raise UserError(
             f"{where}: expected the run of a GAN or VAE, found none; train one first: python "

@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import json
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from igpt_jax.errors import UserError
+from igpt_jax.stores import is_url
 
 MAX_IMAGES: Final = 1_000_000  # of one call, which keeps all of them in memory
 
@@ -16,6 +18,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises instead of ending the process."""
         raise UserError(f"{message}; see --help")
+
+
+def local_directory(text: str) -> Path:
+    """Reads the directory of a run on this machine."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a directory here, got {text}; igpt export {text} --to DIR brings a GPT here"
+        )
+    return Path(text)
 
 
 def setting(text: str) -> tuple[str, Any]:

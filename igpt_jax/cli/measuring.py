@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from igpt_jax.cli.arguments import Parser, integers
+from igpt_jax.cli.arguments import Parser, integers, local_directory
 from igpt_jax.errors import UserError
 
 _ANSWERS: Final = ("faithfulness", "completion", "retrieval", "pairs", "counting")
@@ -34,10 +34,10 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
 
 def _evaluate_parser() -> Parser:
     parser = Parser(prog="igpt evaluate", description=evaluate.__doc__, allow_abbrev=False)
-    parser.add_argument("directory", type=Path, metavar="DIR", nargs="?", help="a run")
+    parser.add_argument("directory", type=local_directory, metavar="DIR", nargs="?", help="a run")
     parser.add_argument(
         "--compare",
-        type=Path,
+        type=local_directory,
         nargs="+",
         metavar="RUN",
         help="runs of the same data, such as a GPT, a GAN and a VAE: one page of all of them",
@@ -150,7 +150,9 @@ def probe(argv: list[str]) -> dict[str, Any]:
     names the classes of pictures instead, by the probe that an earlier call left.
     """
     parser = Parser(prog="igpt probe", description=probe.__doc__, allow_abbrev=False)
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a run, or an imported model")
+    parser.add_argument(
+        "directory", type=local_directory, metavar="DIR", help="a run, or an imported model"
+    )
     parser.add_argument("--data", help="folder or zip of class folders; default: the run's own")
     parser.add_argument(
         "--validation-per-class", type=int, default=0, help="pictures of --data to set aside"

@@ -71,6 +71,7 @@ def sample(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     args = parser.parse_args(argv)
     from igpt_jax.baselines.stored import is_baseline
+    from igpt_jax.mirror import find_directory
     from igpt_jax.sampling.output import (
         check_output,
         complete_settings,
@@ -80,6 +81,7 @@ def sample(argv: list[str]) -> dict[str, Any]:
         write_images,
     )
     from igpt_jax.stored import load
+    from igpt_jax.stores import is_url
 
     here = Path(args.directory) if Path(args.directory).is_dir() else Path()
     out = args.out or here / "sample.png"
@@ -93,6 +95,8 @@ def sample(argv: list[str]) -> dict[str, Any]:
     repeats = args.num_images or 1
     labels = None if args.labels is None else [n for n in args.labels for _ in range(repeats)]
     count = repeats if labels is None else len(labels)
+    if is_url(args.directory):
+        args.directory = str(find_directory(args.directory))
     if is_baseline(args.directory):
         return _sample_baseline(parser, args, labels, count, out)
     model = load(args.directory)

@@ -33,11 +33,14 @@ def _together(
     join(known.coordinator, known.num_processes, known.process_id)
     with ending_together():
         from igpt_jax.config import load_config_file
+        from igpt_jax.mirror import at_url, working_directory
 
         config = load_config_file(known.config)
         config = override(config, type(config), overrides)
-        result = run(config, known.workdir or Path("runs") / Path(known.config).stem)
-        return result if is_first() else {}
+        place = known.workdir or f"runs/{Path(known.config).stem}"
+        with working_directory(place) as workdir:
+            result = run(config, workdir)
+        return at_url(result, workdir, place) if is_first() else {}
 
 
 def _train(config: Any, workdir: Path) -> dict[str, Any]:
@@ -82,7 +85,12 @@ def _parse_run(name: str, command: Callable, argv: list[str]) -> tuple[Namespace
         "config",
         help="a Python file with get_config() -> RunConfig, BaselineConfig or FinetuneConfig",
     )
-    parser.add_argument("--workdir", type=Path, help="default: runs/NAME of the config file")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="directory, or URL of an object store (gs://, s3://, ...); default: runs/NAME of the "
+        "config file",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
     several = parser.add_argument_group(
         "one of several processes", "in Slurm, Open MPI and TPU pods, nothing need be said"

@@ -36,7 +36,7 @@ class EncodingConfig:
 
     Attributes:
         views: versions of each picture: as it is; also mirrored; or corners and centre of a
-            picture 1.1 times as large, and their mirrors (LlamaGen, section 3.1).
+            picture 1.1 times as large, and their mirrors (LlamaGen, section 3.2).
         batch_size: pictures encoded at once.
         shard_size: examples a file.
     """

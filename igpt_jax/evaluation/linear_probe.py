@@ -1,4 +1,4 @@
-"""How much a linear classifier reads out of features (Chen et al. 2020, section 3.2)."""
+"""How much a linear classifier reads out of features (Chen et al. 2020, section 2.4)."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -16,10 +16,11 @@ class FinetuneConfig:
     """Everything that decides how a GPT learns classes.
 
     The loss is that of the classes and `generative_weight` times that of the tokens (Chen et al.
-    2020, section 3.3).
+    2020, section 2.3).
 
     Attributes:
-        pretrained: directory of a run or an imported model with a GPT, or ORG/NAME on the Hub.
+        pretrained: directory or URL of a run or an imported model with a GPT, or ORG/NAME on the
+            Hub.
         from_scratch: take only its tokenizer and the shape of its GPT, to tell what pre-training
             gave.
         data: pictures of several classes.

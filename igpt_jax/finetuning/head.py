@@ -17,7 +17,7 @@ class HeadConfig:
     """How the slots of a picture become one vector.
 
     Attributes:
-        pooling: "mean" (Chen et al. 2020, section 3.2), or "attention": one learned query looks at
+        pooling: "mean" (Chen et al. 2020, section 2.3), or "attention": one learned query looks at
             all slots (Lee et al. 2019, section 3.2; Yu et al. 2022, section 3.2).
         num_heads: of the attention.
         dropout: of the vector.

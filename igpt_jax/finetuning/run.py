@@ -8,7 +8,6 @@ import numpy as np
 
 from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.few import few_of_each_class
-from igpt_jax.data.paths import expand_path
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.recognition import confusion, mistakes
 from igpt_jax.finetuning.classifier import (
@@ -22,6 +21,7 @@ from igpt_jax.finetuning.config import FinetuneConfig
 from igpt_jax.finetuning.task import Frozen, finetune_task
 from igpt_jax.grid import save_png
 from igpt_jax.measuring.pictures import all_pictures, read_pictures
+from igpt_jax.mirror import find_directory
 from igpt_jax.model import Model
 from igpt_jax.results import once
 from igpt_jax.serialization import to_dict
@@ -59,7 +59,7 @@ def run_finetuning(config: FinetuneConfig, workdir: Path) -> dict[str, Any]:
     check_stage("training", config.training, mesh, sources)
     last = latest_step(workdir / CLASSIFIER_CHECKPOINTS)
     if last is None or last < config.training.num_steps:
-        model = load(expand_path(config.pretrained))
+        model = load(find_directory(config.pretrained))
         _check(config, model)
         claim(config, workdir)
         _train(config, workdir, model, sources, names, mesh)

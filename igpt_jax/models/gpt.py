@@ -185,7 +185,7 @@ class GPT(nn.Module):
     def features(
         self, tokens: Int[Array, "b s"], condition: Condition = None
     ) -> Float[Array, "b layers_plus_1 d"]:
-        """What each layer knows of a picture (Chen et al. 2020, section 3.2).
+        """What each layer knows of a picture (Chen et al. 2020, section 2.4).
 
         Args:
             tokens: all tokens of a picture but the last one, in raster order.

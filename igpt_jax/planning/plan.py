@@ -13,6 +13,7 @@ from igpt_jax.planning.compiling import Compiled
 from igpt_jax.planning.estimate import ASSUMPTIONS, Estimate, estimate, gib, short
 from igpt_jax.planning.programs import ProgramName
 from igpt_jax.planning.topology import Topology
+from igpt_jax.run_mesh import with_mesh
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.sharding import MeshConfig
 
@@ -45,7 +46,7 @@ def plan(
     Raises:
         UserError: what does not divide or is not installed.
     """
-    config = config.resolved()
+    config = with_mesh(config.resolved(), topology.num_chips, topology.chip.memory_bytes)
     training = training_of(config, stage)
     rows = _rows(config.mesh, topology)
     report: dict[str, Any] = {

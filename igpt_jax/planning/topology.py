@@ -39,6 +39,8 @@ class Chip:
 
 
 _PEAKS: Final = dict(PEAK_FLOPS)
+# The tables of "System architecture"; of v6e's HBM they have said 1600, 1638 and 1640 GB/s. v4's
+# links are of its paper (Jouppi et al. 2023, table 4: six of 50 GB/s).
 _TPU: Final = "https://cloud.google.com/tpu/docs/"
 CHIPS: Final = {
     "v4": Chip("TPU v4", "tpu", _PEAKS["TPU v4"], 32 * GIB, 1_200e9, 50e9, 3, 2, _TPU + "v4"),

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,9 @@ LARGE = 2**17  # numbers of a parameter that is worth a word where it stays whol
 class MeshConfig:
     """How many devices share the work, and how.
 
+    Where neither `fsdp` nor `tensor` is given (0), a run chooses them by the memory of its devices
+    (`mesh_choice.choose_mesh`); everywhere else, and where one is given, 0 means 1.
+
     Attributes:
         data: copies of the model that see different pictures; -1 takes all devices left.
         fsdp: devices that share one copy of parameters and optimizer state.
@@ -63,8 +66,13 @@ class MeshConfig:
     """
 
     data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    fsdp: int = 0
+    tensor: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the sizes are left to the run."""
+        return (self.data, self.fsdp, self.tensor) == (-1, 0, 0)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -74,15 +82,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    given = config.fsdp * config.tensor
-    data = len(devices) // max(given, 1) if config.data == -1 else config.data
-    if data * given != len(devices) or min(data, config.fsdp, config.tensor) < 1:
+    fsdp, tensor = config.fsdp or 1, config.tensor or 1
+    data = len(devices) // max(fsdp * tensor, 1) if config.data == -1 else config.data
+    if data * fsdp * tensor != len(devices) or min(data, fsdp, tensor) < 1:
         raise UserError(
             f"mesh: expected data * fsdp * tensor = {len(devices)} devices, got "
-            f"{config.data} * {config.fsdp} * {config.tensor}; set data to -1 to take what is left"
+            f"{config.data} * {fsdp} * {tensor}; set data to -1 to take what is left"
         )
     # Linen needs Auto axes: it places no sharding on intermediate arrays itself.
-    shape = (data, config.fsdp, config.tensor)
+    shape = (data, fsdp, tensor)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
@@ -117,15 +125,10 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     An axis that does not divide by its share of the mesh is left whole, and so is a parameter
     without names; the log says so of large ones.
     """
-    rules, left_whole = dict(RULES), []
+    left_whole = []
 
     def fit(path: tuple, leaf: Any, names: PartitionSpec | None) -> NamedSharding:
-        axes = [None if name is None else rules[name] for name in names or ()]
-        sizes = [1 if axis is None else mesh.shape[axis] for axis in axes]
-        fitted = [
-            axis if size > 1 and dim % size == 0 else None
-            for dim, size, axis in zip(leaf.shape, sizes, axes, strict=False)
-        ]
+        fitted = fitted_axes(leaf.shape, names, mesh.shape)
         if not any(fitted) and leaf.size >= LARGE and mesh.shape["fsdp"] > 1:
             left_whole.append(jax.tree_util.keystr(path, simple=True, separator="/"))
         return NamedSharding(mesh, PartitionSpec(*fitted))
@@ -137,6 +140,24 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
             len(left_whole), ", ".join(left_whole[:3]),
         )  # fmt: skip
     return shardings
+
+
+def fitted_axes(
+    shape: Sequence[int], names: PartitionSpec | None, sizes: Mapping[str, int]
+) -> list[str | None]:
+    """The axis of the mesh that each axis of a parameter lies over; None for none.
+
+    Args:
+        shape: of the parameter.
+        names: of its axes; None for none.
+        sizes: devices along each axis of the mesh.
+    """
+    rules = dict(RULES)
+    axes = [None if name is None else rules[name] for name in names or ()]
+    return [
+        axis if axis is not None and sizes[axis] > 1 and dim % sizes[axis] == 0 else None
+        for dim, axis in zip(shape, axes, strict=False)
+    ]
 
 
 def opt_state_shardings(

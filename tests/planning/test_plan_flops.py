@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from igpt_jax.models.flops import forward_flops, training_flops
 from igpt_jax.models.gpt import GPT
-from igpt_jax.models.presets import llamagen
-from igpt_jax.parameters import abstract_params
+from igpt_jax.models.presets import imagegpt, llamagen
+from igpt_jax.parameters import abstract_params, generator_inputs
 from igpt_jax.planning.flops import count_flops
 from igpt_jax.sampling.sampler import SamplingConfig, generate
+from igpt_jax.tokenizers.autoencoder import Autoencoder
+from igpt_jax.tokenizers.presets import llamagen_vq
 
 
 def test_products_and_loops():
@@ -85,3 +88,109 @@ def test_drawing_takes_two_operations_a_parameter_and_token_twice_with_guidance(
     cache = 4 * batch * config.num_layers * config.embed_dim * config.seq_len**2
     assert products < draw(1.0) < products + cache
     assert draw(2.0) == pytest.approx(2 * draw(1.0))
+
+
+def counted_of(config):
+    """Operations of one example, forward and in training, of a GPT as it is written."""
+    gpt = GPT(config)
+    inputs = generator_inputs(gpt)
+    params = jax.eval_shape(gpt.init, jax.random.key(0), *inputs)["params"]
+
+    def loss(params, *inputs):
+        return gpt.apply({"params": params}, *inputs).sum()
+
+    return count_flops(loss, params, *inputs), count_flops(jax.grad(loss), params, *inputs)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [llamagen("B"), llamagen("L"), llamagen("3B"), llamagen("B", grid_shape=(24, 24)),
+     imagegpt("S"), llamagen("B", remat="full")],
+    ids=["B", "L", "3B", "B at 384 pixels", "iGPT-S", "B, remat"],
+)  # fmt: skip
+def test_what_is_written_is_what_the_config_says(config):
+    """To the operation: embeddings are looked up, and each product has two in the backward pass.
+
+    With remat the compiler may drop what is computed again, but it is written: a plan counts a
+    model without.
+    """
+    forward, training = counted_of(config)
+    assert forward == forward_flops(config)
+    if config.remat == "none":
+        assert training == training_flops(config)
+    else:
+        assert training > training_flops(config)
+
+
+def test_the_projection_of_texts_is_left_out_of_what_the_config_says():
+    """Two layers over 120 slots: less than 0.2 % of an XL."""
+    config = llamagen("XL", num_classes=0, text_len=120, text_dim=2048)
+    forward, training = counted_of(config)
+    projection = 2 * config.text_len * config.embed_dim * (config.text_dim + config.embed_dim)
+    assert forward == forward_flops(config) + projection
+    assert training == training_flops(config) + 3 * projection
+    assert projection < 0.002 * forward
+
+
+def convolution(side, window, channels_in, channels):
+    return 2 * side**2 * window**2 * channels_in * channels
+
+
+def residual(side, channels_in, channels):
+    shortcut = convolution(side, 1, channels_in, channels) if channels_in != channels else 0
+    return sum(convolution(side, 3, c, channels) for c in (channels_in, channels)) + shortcut
+
+
+def attention(side, channels):
+    """Queries, keys, values and output; scores and the sum of values."""
+    return 4 * convolution(side, 1, channels, channels) + 2 * 2 * side**4 * channels
+
+
+def vq16():
+    """Operations of LlamaGen's VQ-16 on 256 pixels, by its code: encoder, codes, decoder.
+
+    Two residual blocks a level in the encoder, three in the decoder, attention behind each at the
+    lowest, and in the middle; 8 channels a code.
+    """
+    channels, side, encoder = 128, 256, convolution(256, 3, 3, 128)
+    for level, multiplier in enumerate((1, 1, 2, 2, 4)):
+        for _ in range(2):
+            encoder += residual(side, channels, 128 * multiplier)
+            channels = 128 * multiplier
+            encoder += attention(side, channels) if level == 4 else 0
+        if level < 4:
+            side //= 2
+            encoder += convolution(side, 3, channels, channels)
+    middle = 2 * residual(side, channels, channels) + attention(side, channels)
+    encoder += middle + convolution(side, 3, channels, 256) + convolution(side, 1, 256, 8)
+    decoder = convolution(side, 1, 8, 256) + convolution(side, 3, 256, channels) + middle
+    for level, multiplier in enumerate((4, 2, 2, 1, 1)):
+        for _ in range(3):
+            decoder += residual(side, channels, 128 * multiplier)
+            channels = 128 * multiplier
+            decoder += attention(side, channels) if level == 0 else 0
+        if level < 4:
+            side *= 2
+            decoder += convolution(side, 3, channels, channels)
+    return encoder, 2 * 256 * 16_384 * 8, decoder + convolution(side, 3, channels, 3)
+
+
+def test_vq16_has_the_operations_of_its_layers():
+    """Training has three times as many, but for gradients of pictures and of distances to codes."""
+    tokenizer = Autoencoder(llamagen_vq(16))
+    image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
+    params = jax.eval_shape(tokenizer.init, jax.random.key(0), image)["params"]
+
+    def run(method):
+        return lambda params, inputs: tokenizer.apply({"params": params}, inputs, method=method)
+
+    def loss(params, image):
+        result = tokenizer.apply({"params": params}, image)
+        return result.reconstruction.sum() + sum(jax.tree.leaves(result.losses))
+
+    encoder, distances, decoder = vq16()
+    assert count_flops(run("encode"), params, image) == encoder + distances
+    assert count_flops(run("decode"), params, tokens) == decoder
+    trained = 3 * (encoder + decoder) - convolution(256, 3, 3, 128) + distances
+    assert count_flops(jax.grad(loss), params, image) == trained

@@ -7,6 +7,7 @@ of metrics tells which of the 48 pictures its batch had: six batches are an epoc
 """
 
 import argparse
+import contextlib
 import os
 import socket
 import subprocess
@@ -29,6 +30,42 @@ def environment() -> dict[str, str]:
     """Of processes with one device and one thread each."""
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, **THREADS}
+
+
+def in_slurm(count: int) -> list[dict[str, str]]:
+    """What Slurm tells each task of a step on this machine.
+
+    JAX makes the port of a job's number (`jax.distributed`'s cluster of Slurm): the last three
+    digits in base 16, of the highest 4096.
+    """
+    job = 0
+    while job < 4096:
+        job += 1
+        with contextlib.suppress(OSError), socket.create_server(("", 61_440 + job % 4096)):
+            break
+    return [
+        {
+            "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": str(count), "SLURM_PROCID": str(index),
+            "SLURM_LOCALID": str(index),
+        }
+        for index in range(count)
+    ]  # fmt: skip
+
+
+def start_each(command: list[str], told: list[dict[str, str]]) -> list[subprocess.Popen]:
+    """Starts a command as each of several processes, which their environment tells who they are."""
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=REPOSITORY,
+            env={**environment(), **variables},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for variables in told
+    ]
 
 
 def start(command: list[str], count: int) -> list[subprocess.Popen]:

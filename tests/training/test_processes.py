@@ -14,8 +14,10 @@ from several import (
     NUM_PICTURES,
     STEPS_AN_EPOCH,
     ends,
+    in_slurm,
     pictures,
     start,
+    start_each,
     toy,
     train_toy,
 )
@@ -102,6 +104,17 @@ def test_one_process_joins_nobody(monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     join()
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_find_each_other(alone, tmp_path):
+    """By the variables of `srun` alone, on this machine."""
+    found = ends(start_each(toy(tmp_path), in_slurm(2)), timeout=300)
+    assert [code for code, _ in found] == [0, 0], found
+    assert "2 processes, 2 devices" in "".join(said for _, said in found)
+    np.testing.assert_allclose(
+        list(losses(tmp_path).values()), list(losses(alone[None]).values()), atol=1e-5
+    )
 
 
 @pytest.mark.slow
