@@ -10,6 +10,7 @@ Takes runs/cifar10_pretrained. Sized for 10 minutes on 2 CPU cores; not measured
 from igpt_jax.data.folders import FolderConfig
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.finetuning.config import FinetuneConfig
+from igpt_jax.finetuning.head import HeadConfig
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 
@@ -23,15 +24,16 @@ def get_config() -> FinetuneConfig:
             image_size=32, crop="random", flip=True, brightness=0.2, contrast=0.2, saturation=0.2
         ),
         per_class=100,
+        head=HeadConfig(num_heads=8),
         training=TrainConfig(
-            num_steps=1_500,
+            num_steps=800,
             global_batch_size=32,
             optimizer=OptimizerConfig(peak_lr=5e-4, warmup_steps=100, weight_decay=0.1),
             ema_decay=0.99,
             log_every=50,
-            eval_every=300,
+            eval_every=200,
             eval_batches=32,
             picture_every=0,
-            checkpoint_every=500,
+            checkpoint_every=400,
         ),
     )

@@ -1,9 +1,9 @@
-"""CIFAR-10 by class with a GAN, to compare with the GPT of configs/cifar10_palette.py.
+"""CIFAR-10 by class with a GAN, to compare with the GPT of configs/cifar10_vq.py.
 
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_gan.py
-    igpt evaluate --compare runs/cifar10_palette runs/cifar10_gan runs/cifar10_vae
+    igpt evaluate --compare runs/cifar10_vq runs/cifar10_gan runs/cifar10_vae
 
-Sized for the time of configs/cifar10_palette.py, 20 minutes on 2 CPU cores; not measured yet.
+Sized for the time of configs/cifar10_vq.py, 20 minutes on 2 CPU cores; not measured yet.
 """
 
 from igpt_jax.baselines.config import BaselineConfig
@@ -29,7 +29,7 @@ def get_config() -> BaselineConfig:
             discriminator_channels=32,
         ),
         training=TrainConfig(
-            num_steps=5_000,
+            num_steps=2_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(
                 peak_lr=1e-3, warmup_steps=0, beta1=0.0, beta2=0.99, weight_decay=0.0,

@@ -1,9 +1,9 @@
-"""CIFAR-10 by class with a VAE, to compare with the GPT of configs/cifar10_palette.py.
+"""CIFAR-10 by class with a VAE, to compare with the GPT of configs/cifar10_vq.py.
 
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_vae.py
-    igpt evaluate --compare runs/cifar10_palette runs/cifar10_gan runs/cifar10_vae
+    igpt evaluate --compare runs/cifar10_vq runs/cifar10_gan runs/cifar10_vae
 
-Sized for the time of configs/cifar10_palette.py, 20 minutes on 2 CPU cores; not measured yet.
+Sized for the time of configs/cifar10_vq.py, 20 minutes on 2 CPU cores; not measured yet.
 """
 
 from igpt_jax.baselines.config import BaselineConfig
@@ -28,7 +28,7 @@ def get_config() -> BaselineConfig:
             num_classes=10,
         ),
         training=TrainConfig(
-            num_steps=5_000,
+            num_steps=2_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=100, weight_decay=0.0),
             ema_decay=0.999,

@@ -10,8 +10,7 @@ from igpt_jax.data.folders import FolderConfig
 from igpt_jax.data.transforms import TransformConfig
 from igpt_jax.models.gpt import GPTConfig
 from igpt_jax.sampling.sampler import SamplingConfig
-from igpt_jax.tokenizers.autoencoder import AutoencoderConfig
-from igpt_jax.tokenizers.quantizers import VectorQuantizerConfig
+from igpt_jax.tokenizers.presets import patch_vq
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.optimizer import OptimizerConfig
 
@@ -21,23 +20,12 @@ def get_config() -> RunConfig:
     return RunConfig(
         data=FolderConfig("$IGPT_DATA/cifar10-train.zip", validation_per_class=500),
         transform=TransformConfig(image_size=32, crop="resize"),
-        tokenizer=AutoencoderConfig(
-            image_size=32,
-            patch_size=4,
-            base_channels=128,
-            channel_multipliers=(1,),
-            num_res_blocks=1,
-            num_decoder_res_blocks=2,
-            latent_channels=128,
-            attention=False,
-            middle=False,
-            quantizer=VectorQuantizerConfig(codebook_size=512, code_dim=8),
-        ),
+        tokenizer=patch_vq(32, 4, channels=128),
         tokenizer_training=TrainConfig(
-            num_steps=3_000,
+            num_steps=2_000,
             global_batch_size=16,
             optimizer=OptimizerConfig(
-                peak_lr=2e-3, warmup_steps=100, end_lr_ratio=0.02, weight_decay=0.0
+                peak_lr=1e-3, warmup_steps=100, end_lr_ratio=0.05, weight_decay=0.0
             ),
             log_every=100,
             eval_every=1_000,
@@ -51,12 +39,11 @@ def get_config() -> RunConfig:
             embed_dim=192,
             num_classes=10,
             qk_norm=True,
-            residual_dropout=0.1,
         ),
         gpt_training=TrainConfig(
-            num_steps=5_000,
+            num_steps=3_000,
             global_batch_size=16,
-            optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=100),
+            optimizer=OptimizerConfig(name="muon", peak_lr=2e-3, warmup_steps=100),
             ema_decay=0.995,
             log_every=100,
             eval_every=500,
@@ -64,6 +51,6 @@ def get_config() -> RunConfig:
             picture_every=1_000,
             checkpoint_every=1_000,
         ),
-        sampling=SamplingConfig(cfg_scale=2.0, top_k=100),
+        sampling=SamplingConfig(cfg_scale=2.0),
         samples=SamplesConfig(num_per_class=8, columns=10, batch_size=80),
     )
