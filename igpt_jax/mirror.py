@@ -33,7 +33,6 @@ from igpt_jax.processes import barrier, is_first, is_several, sharing
 from igpt_jax.snapshots import (
     MANIFEST,
     Snapshot,
-    mark_whole,
     of_a_model,
     read_snapshot,
     read_whole,
@@ -129,9 +128,9 @@ class Mirror:
                 self._agreed = self._ours(self._agreed)
             if there.key != self._agreed.key:
                 self._bring(self._ours(there))
-            are_copied = self._orbax is not None and mark_whole(self._store, there.files)
-            # Or half a first state would look like a whole one.
-            if are_copied or self._store.read(MANIFEST) is None:
+            # Or half a first state would look like a whole one, and checkpoints that Orbax removes
+            # from now on would be missed.
+            if there.files != self._ours(there).files or self._store.read(MANIFEST) is None:
                 self._publish(self._agreed.files)
             logger.info("%s: working in %s", self._store.url, self.directory)
             self._thread.start()

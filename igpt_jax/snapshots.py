@@ -1,7 +1,8 @@
 """The files at the URL of an object store that belong together.
 
 One object, `igpt_files.json`, lists those that this library has sent. Checkpoints that Orbax wrote
-there itself are whole where it has put its own mark, which it does last.
+there itself are whole where it has put its own mark, which it does last; those that it wrote on a
+disk have the mark, too.
 """
 
 import contextlib
@@ -19,7 +20,6 @@ from igpt_jax.stores import Store
 
 MANIFEST: Final = "igpt_files.json"
 _CHECKPOINT: Final = re.compile(r"(.*checkpoints)/(\d+)/(?:(params|optimizer)/)?")
-_ITEM: Final = re.compile(r"(.*checkpoints/\d+)(/[^/]+)?/")
 _MARK: Final = "commit_success.txt"
 _NOT_OF_A_MODEL: Final = re.compile(r"tokens/|(?:.*/)?(?:tensorboard|profile|evaluation)/")
 
@@ -81,22 +81,6 @@ def is_of_a_checkpoint(name: str) -> bool:
 def without_checkpoints(files: Mapping[str, list[int]]) -> dict[str, list[int]]:
     """The files that are not part of one."""
     return {name: files[name] for name in files if not is_of_a_checkpoint(name)}
-
-
-def mark_whole(store: Store, names: Iterable[str]) -> bool:
-    """Marks checkpoints that were copied there, or Orbax takes them for unfinished, and cleans up.
-
-    Args:
-        store: where they are.
-        names: of files of a snapshot, whose checkpoints are whole.
-
-    Returns:
-        Whether there were any.
-    """
-    folders = {found[1] + (found[2] or "") for found in map(_ITEM.match, names) if found}
-    for folder in sorted(folders, reverse=True):  # items before the checkpoint that they are of
-        store.write(f"{folder}/{_MARK}", b"copied")
-    return bool(folders)
 
 
 def of_a_model(names: Iterable[str]) -> list[str]:

@@ -84,14 +84,23 @@ def test_an_unfinished_checkpoint_is_none(bucket, monkeypatch, tmp_path):
     assert (bucket / "checkpoints/12" / MARK).is_file()
 
 
-def test_a_run_that_was_copied_there_goes_on(bucket, tmp_path):
-    """Its checkpoints have no mark, and are not taken for unfinished ones that may go."""
+@pytest.mark.parametrize("how", ["by hand", "by a process alone"])
+def test_a_run_whose_checkpoints_were_copied_there_goes_on(bucket, tmp_path, how):
+    """They are not taken for unfinished ones, nor removed with what is sent no more."""
     train_toy(tmp_path / "local", 12, 0.0, tensor=1, broken=None)
-    for step in ("12", "6"):  # what came after the tenth step was lost
-        shutil.rmtree(tmp_path / "local/checkpoints" / step, ignore_errors=True)
+    shutil.rmtree(tmp_path / "local/checkpoints/12")  # what came after the tenth step was lost
     shutil.copytree(tmp_path / "local", bucket)
+    if how == "by a process alone":  # as to other stores
+        files = [path for path in (tmp_path / "local").rglob("*") if path.is_file()]
+        listed = {path.relative_to(tmp_path / "local").as_posix(): [0, 0] for path in files}
+        (bucket / MANIFEST).write_text(json.dumps({"key": "a", "files": listed}))
     assert "checkpoints/10/ema_params" in names(find_directory(f"file://{bucket}"))
+    before = [row["time"] for row in read_metrics(bucket, "train")]
+    with working_directory(f"file://{bucket}") as directory:
+        assert latest_step(directory / "checkpoints") == 10
+        assert not any("checkpoints" in name for name in sent(bucket))
     assert losses(train(bucket)) == losses(tmp_path / "local")
+    assert [row["time"] for row in read_metrics(bucket, "train")][:10] == before[:10]
     assert latest_step(find_directory(f"file://{bucket}") / "checkpoints") == 12
 
 
