@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on all hosts of a TPU slice, from this machine. The slice is there already:
 #   gcloud compute tpus tpu-vm create NAME --zone ZONE --accelerator-type v5litepod-256 --version v2-alpha-tpuv5-lite
-# Then, from the repository's root, with a work directory that all hosts see (NFS, Filestore):
-#   deploy/tpu_pod.sh NAME ZONE configs/imagenet256_llamagen_3b.py --workdir /mnt/runs/3b
+# Then, from the repository's root, with a bucket (or a folder that all hosts see: NFS, Filestore):
+#   deploy/tpu_pod.sh NAME ZONE configs/imagenet256_llamagen_3b.py --workdir gs://BUCKET/3b
 # IGPT_DATA, if it is set, is handed on. The hosts need Python 3.11 or newer: HOST_PYTHON names theirs.
 set -euo pipefail
 
@@ -22,7 +22,7 @@ on_all_hosts 'mkdir -p igpt'
 gcloud compute tpus tpu-vm scp --recurse --zone "$zone" --worker=all \
   igpt_jax configs train.py pyproject.toml constraints.txt README.md LICENSE "$name":igpt
 on_all_hosts "cd igpt && ${HOST_PYTHON:-python3} -m venv .venv \
-  && .venv/bin/pip install -q -c constraints.txt '.[tpu]'"
+  && .venv/bin/pip install -q -c constraints.txt '.[tpu,gcs]'"
 
 printf -v arguments '%q ' "$@"
 printf -v data '%q' "${IGPT_DATA:-}"

@@ -4,6 +4,10 @@ Object stores have no renaming, appending or memory-mapping, which a run's files
 works in a directory on a local disk, and a thread sends what is new. One object, `igpt_files.json`,
 lists the files of a state that is whole; it is written after they are there, so that whoever reads
 it finds checkpoints that are whole, or older ones.
+
+At `gs://` checkpoints are not among these files, for Orbax writes them there itself. So several
+processes may share a run: the first sends, and wherever they wait for what it has written, the
+others bring that to directories of their own.
 """
 
 import contextlib
@@ -16,37 +20,31 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
+import jax
+
 from igpt_jax.data.paths import expand_path
+from igpt_jax.elsewhere import ELSEWHERE, place_for_orbax, put_elsewhere
 from igpt_jax.errors import UserError
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.processes import is_several
+from igpt_jax.processes import barrier, is_first, is_several, sharing
+from igpt_jax.snapshots import (
+    MANIFEST,
+    Snapshot,
+    of_a_model,
+    read_snapshot,
+    read_whole,
+    without_checkpoints,
+)
 from igpt_jax.stores import Store, is_url
 
-MANIFEST: Final = "igpt_files.json"
 SECONDS: Final = 30.0  # between two looks at what is new
 _AGREED: Final = "igpt_agreed.json"  # here: the manifest that both sides had last
 _UNFINISHED: Final = re.compile(r"\.tmp$|\.orbax-checkpoint-tmp")
-_CHECKPOINT: Final = re.compile(r"(.*checkpoints)/(\d+)/(?:(params|optimizer)/)?")
-_NOT_OF_A_MODEL: Final = re.compile(r"tokens/|(?:.*/)?(?:tensorboard|profile|evaluation)/")
 
 logger: Final = logging.getLogger("igpt_jax")
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Files that belong together.
-
-    Attributes:
-        key: other for each snapshot; empty of no files at all.
-        files: name -> bytes, and nanoseconds of the last change (0 where that is not known).
-    """
-
-    key: str
-    files: Mapping[str, list[int]]
 
 
 def find_directory(place: str | os.PathLike[str]) -> Path:
@@ -58,8 +56,8 @@ def find_directory(place: str | os.PathLike[str]) -> Path:
     if not is_url(place):
         return expand_path(place)
     store = Store(os.fspath(place))
-    snapshot = _there(store)
-    names = _of_a_model(snapshot.files)
+    snapshot = read_whole(store)
+    names = of_a_model(snapshot.files)
     if not names:
         raise UserError(f"{place}: expected a run or a model, found no files; check the URL")
     directory = _cache("models", store.url) / snapshot.key
@@ -87,13 +85,15 @@ def working_directory(place: str | os.PathLike[str]) -> Iterator[Path]:
     if not is_url(place):
         yield Path(place)
         return
-    if is_several():
+    url = os.fspath(place).rstrip("/")
+    if is_several() and place_for_orbax(url) is None:
         raise UserError(
-            f"--workdir: expected a directory that all processes see, got {place}; the URL of an "
-            "object store is for one process: mount the bucket (Cloud Storage FUSE, Mountpoint for "
-            "Amazon S3) and name the mounted folder"
+            f"--workdir: expected gs:// or a directory that all processes see, got {place}; the "
+            "URL of another object store is for one process: mount the bucket by a driver "
+            "that renames folders and name that one, or name one of a shared file system"
         )
-    with Mirror(Store(os.fspath(place).rstrip("/"))) as mirror:
+    with Mirror(Store(url)) as mirror, sharing(mirror.share):
+        mirror.share()
         yield mirror.directory
 
 
@@ -105,27 +105,41 @@ class Mirror:
     """
 
     def __init__(self, store: Store, seconds: float = SECONDS) -> None:
+        """Of several processes each has its own directory, as they may share a disk."""
         self.directory = _cache("runs", store.url)
+        if not is_first():
+            place = f"{self.directory.name}-{jax.process_index()}"
+            self.directory = self.directory.with_name(place)
         self._store, self._seconds = store, seconds
+        self._orbax = place_for_orbax(store.url)
+        self._agreed = Snapshot("", {})
+        self._lock = threading.Lock()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep_sending, daemon=True)
 
     def __enter__(self) -> "Mirror":
         """Brings what is there here, unless this directory is of the same run and newer."""
-        there = _there(self._store)
-        self._agreed = Snapshot("", {})
-        if (self.directory / _AGREED).is_file():
-            self._agreed = Snapshot(**read_json(self.directory / _AGREED, "delete it"))
-        if there.key != self._agreed.key:
-            self._bring(there)
-        if self._store.read(MANIFEST) is None:  # or half a first state would look like a whole one
-            self._publish(self._agreed.files)
-        logger.info("%s: working in %s", self._store.url, self.directory)
-        self._thread.start()
+        if self._orbax is not None:
+            put_elsewhere(self.directory, self._orbax)
+        if is_first():
+            there = read_snapshot(self._store)
+            if (self.directory / _AGREED).is_file():
+                self._agreed = Snapshot(**read_json(self.directory / _AGREED, "delete it"))
+                self._agreed = self._ours(self._agreed)
+            if there.key != self._agreed.key:
+                self._bring(self._ours(there))
+            # Or half a first state would look like a whole one, and checkpoints that Orbax removes
+            # from now on would be missed.
+            if there.files != self._ours(there).files or self._store.read(MANIFEST) is None:
+                self._publish(self._agreed.files)
+            logger.info("%s: working in %s", self._store.url, self.directory)
+            self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Sends the rest."""
+        if not is_first():
+            return
         self._is_over.set()
         self._thread.join()
         try:
@@ -135,16 +149,39 @@ class Mirror:
                 raise
             logger.error("%s", error)  # what ended the run says how it ends
 
-    def send(self) -> None:
+    def send(self) -> bool:
         """Sends what is new, if all of it stays as it is meanwhile.
+
+        Returns:
+            Whether all of it is there.
 
         Raises:
             UserError: the store refuses, or another process has written there.
         """
-        files = _here(self.directory)
-        if files == self._agreed.files:
+        with self._lock:
+            return self._send()
+
+    def share(self) -> None:
+        """Has all of several processes see the files of the first; all call it.
+
+        Raises:
+            UserError: see `send`.
+        """
+        if not is_several():
             return
-        if _there(self._store).key != self._agreed.key:
+        with self._lock:  # what is there stays as it is until all have it
+            while is_first() and not self._send():
+                pass
+            barrier("sent")
+            if not is_first():
+                self._bring(self._ours(read_snapshot(self._store)))
+            barrier("brought")
+
+    def _send(self) -> bool:
+        files = self._here()
+        if files == self._agreed.files:
+            return True
+        if read_snapshot(self._store).key != self._agreed.key:
             raise UserError(
                 f"{self._store.url}: expected the files that this process wrote, found newer ones; "
                 "another process works on this run: stop one of them"
@@ -157,13 +194,25 @@ class Mirror:
             except UserError:
                 if (self.directory / name).exists():
                     raise
-                return  # a checkpoint makes room for newer ones; the next look finds them
-        if files.keys() - _here(self.directory).keys():
-            return
+                return False  # a checkpoint makes room for newer ones; the next look finds them
+        if files.keys() - self._here().keys():
+            return False
         gone = self._agreed.files.keys() - files.keys()
         self._publish(files)
         for name in gone:
             self._store.remove(name)
+        return True
+
+    def _here(self) -> dict[str, list[int]]:
+        """The whole files of this directory."""
+        files = _here(self.directory)
+        return files if self._orbax is None else without_checkpoints(files)
+
+    def _ours(self, there: Snapshot) -> Snapshot:
+        """The files that are kept the same here."""
+        if self._orbax is None:
+            return there
+        return Snapshot(there.key, without_checkpoints(there.files))
 
     def _publish(self, files: Mapping[str, list[int]]) -> None:
         agreed = {"key": uuid.uuid4().hex, "files": dict(files)}
@@ -176,7 +225,7 @@ class Mirror:
         self._agreed = snapshot
 
     def _bring(self, there: Snapshot) -> None:
-        here = _here(self.directory)
+        here = self._here()
         if lost := here.keys() - there.files.keys():
             logger.warning(
                 "%s: %d files of an older copy go: %s", self.directory, len(lost), min(lost)
@@ -219,51 +268,12 @@ def _here(directory: Path) -> dict[str, list[int]]:
         folders[:] = [name for name in folders if not _UNFINISHED.search(name)]
         for name in names:
             path = Path(folder, name)
-            if _UNFINISHED.search(name) or name in (_AGREED, MANIFEST):
+            if _UNFINISHED.search(name) or name in (_AGREED, MANIFEST, ELSEWHERE):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 found[path.relative_to(directory).as_posix()] = [stat.st_size, stat.st_mtime_ns]
     return found
-
-
-def _there(store: Store) -> Snapshot:
-    """The files at a URL: those of the manifest, or all that somebody copied there."""
-    written = store.read(MANIFEST)
-    if written is None:
-        found = store.found()
-        key = hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
-        return Snapshot(key if found else "", {name: [0, 0] for name in found})
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        snapshot = Snapshot(**json.loads(written))
-        if snapshot.key.isalnum() and all(map(_is_inside, snapshot.files)):
-            return snapshot
-    raise UserError(
-        f"{store.url}/{MANIFEST}: expected the list of a run's files, got a damaged one; delete it "
-        "to take all that is there"
-    )
-
-
-def _is_inside(name: str) -> bool:
-    """Whether the file of a name lies in the directory that it is read into."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
-
-
-def _of_a_model(names: Mapping[str, Any]) -> list[str]:
-    """The files that drawing needs: of checkpoints, averaged parameters of the newest."""
-    newest: dict[str, int] = {}
-    for name in names:
-        if found := _CHECKPOINT.match(name):
-            newest[found[1]] = max(newest.get(found[1], 0), int(found[2]))
-
-    def is_needed(name: str) -> bool:
-        found = _CHECKPOINT.match(name)
-        if found is None:
-            return not _NOT_OF_A_MODEL.match(name)
-        return int(found[2]) == newest[found[1]] and found[3] is None
-
-    return [name for name in names if is_needed(name)]
 
 
 def _cache(kind: str, url: str) -> Path:

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -45,6 +45,7 @@ _LOST: Final = re.compile(
 
 _logger: Final = logging.getLogger("igpt_jax")
 _waits: Final = itertools.count()
+_shares: Final[list[Callable[[], None]]] = []  # where processes have no disk in common
 _handlers: Final[list[Any]] = []  # C code calls them: they must stay
 
 
@@ -113,6 +114,23 @@ def is_first() -> bool:
 
 
 def wait_for_all(what: str) -> None:
+    """Waits until all processes have come here, and see what the first has written."""
+    barrier(what)
+    for share in _shares:
+        share()
+
+
+@contextlib.contextmanager
+def sharing(share: Callable[[], None]) -> Iterator[None]:
+    """Has all processes call this wherever they wait for what the first has written."""
+    _shares.append(share)
+    try:
+        yield
+    finally:
+        _shares.remove(share)
+
+
+def barrier(what: str) -> None:
     """Waits until all processes have come here; a lost one ends the waiting."""
     if is_several():
         client = distributed.global_state.client

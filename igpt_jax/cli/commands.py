@@ -94,7 +94,7 @@ def _is_listed(value: Any) -> bool:
 
 def _silence_libraries() -> None:
     """Leaves the terminal to this program: libraries' errors come back as exceptions anyway."""
-    for name in ("jax", "alembic"):
+    for name in ("jax", "alembic", "gcsfs"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("absl", "asyncio"):  # what Orbax logs through
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
+from igpt_jax.elsewhere import find_checkpoints
 from igpt_jax.errors import UserError
 from igpt_jax.processes import agreed
 from igpt_jax.training.sharding import replicated
@@ -30,9 +32,11 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
         """Opens or creates the directory; what an interrupted save left is removed."""
-        self.directory = Path(directory).resolve()
+        self.directory = Path(directory)
+        place, context = _opened(self.directory)
         self._checkpointer = ocp.training.Checkpointer(
-            str(self.directory),
+            place,
+            context=context,
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep_last),
@@ -96,13 +100,14 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint has other leaves or shapes, or cannot be read.
         """
-        assert self.latest is not None
+        step = self.latest
+        assert step is not None
         wanted = {
             "params": abstract.params,
             "ema_params": abstract.ema_params,
             "optimizer": {"opt_state": abstract.opt_state, "step": abstract.step},
         }
-        found, metadata = _load(self.directory / str(self.latest), wanted)
+        found, metadata = _load(self.directory, step, wanted)
         state = TrainState(
             step=found["optimizer"]["step"],
             params=found["params"],
@@ -125,10 +130,11 @@ def save_params(directory: Path, params: Any, metadata: Mapping[str, Any]) -> No
 
 def latest_step(directory: Path) -> int | None:
     """Step of the newest whole checkpoint, None where there is none."""
-    if not agreed(Path(directory).is_dir()):  # what follows, all processes do together
+    place, context = _opened(directory)
+    if not agreed(epath.Path(place).is_dir()):  # what follows, all processes do together
         return None
     # An interrupted save is left alone here: another process may be writing it.
-    with ocp.training.Checkpointer(str(Path(directory).resolve())) as checkpointer:
+    with ocp.training.Checkpointer(place, context=context) as checkpointer:
         return None if checkpointer.latest is None else checkpointer.latest.step
 
 
@@ -138,7 +144,9 @@ def load_metadata(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return _metadata(_newest(directory)).custom_metadata
+    place, context = _opened(directory)
+    with context:
+        return _metadata(f"{place}/{_newest(directory)}").custom_metadata
 
 
 def load_params(directory: Path, abstract: Any) -> Any:
@@ -147,22 +155,35 @@ def load_params(directory: Path, abstract: Any) -> Any:
     Raises:
         UserError: there is no checkpoint, it has other leaves or shapes, or it cannot be read.
     """
-    return _load(_newest(directory), {"ema_params": abstract})[0]["ema_params"]
+    return _load(directory, _newest(directory), {"ema_params": abstract})[0]["ema_params"]
 
 
-def _newest(directory: Path) -> Path:
+def _opened(directory: Path) -> tuple[str, ocp.Context]:
+    """Where checkpoints are, and how Orbax is to treat them.
+
+    On a disk a checkpoint gets its name when it is whole. A store cannot rename: there it gets a
+    mark, which is asked for by name, because `igpt_jax.snapshots` looks for it.
+    """
+    place, is_elsewhere = find_checkpoints(directory)
+    context = ocp.Context()
+    if is_elsewhere:
+        context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+    return place, context
+
+
+def _newest(directory: Path) -> int:
     step = latest_step(directory)
     if step is None:
         raise UserError(
             f"{directory}: expected a checkpoint, found none; train first (python train.py "
             "configs/NAME.py --workdir DIR) or name another directory"
         )
-    return Path(directory).resolve() / str(step)
+    return step
 
 
-def _metadata(path: Path) -> Any:
+def _metadata(path: str) -> Any:
     try:
-        metadata = ocp.checkpointables_metadata(str(path))
+        metadata = ocp.checkpointables_metadata(path)
     except Exception as error:
         raise _unreadable(path, error) from error
     if not metadata.custom_metadata:
@@ -170,21 +191,26 @@ def _metadata(path: Path) -> Any:
     return metadata
 
 
-def _load(path: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    metadata = _metadata(path)
-    for item, abstract in wanted.items():
-        if item not in metadata.metadata:
-            raise UserError(f"{path}: expected the item {item!r}, found none; retrain it")
-        if not jax.tree.leaves(metadata.metadata[item]):  # all that Orbax says of damaged arrays
-            raise _unreadable(path, ValueError(f"the arrays of {item} are damaged"))
-        check_matches(abstract, metadata.metadata[item], f"{path}/{item}")
-    try:
-        return ocp.load_checkpointables(str(path), wanted), metadata.custom_metadata
-    except Exception as error:
-        raise _unreadable(path, error) from error
+def _load(
+    directory: Path, step: int, wanted: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    place, context = _opened(directory)
+    path = f"{place}/{step}"
+    with context:
+        metadata = _metadata(path)
+        for item, abstract in wanted.items():
+            if item not in metadata.metadata:
+                raise UserError(f"{path}: expected the item {item!r}, found none; retrain it")
+            if not jax.tree.leaves(metadata.metadata[item]):  # all that Orbax says of damaged ones
+                raise _unreadable(path, ValueError(f"the arrays of {item} are damaged"))
+            check_matches(abstract, metadata.metadata[item], f"{path}/{item}")
+        try:
+            return ocp.load_checkpointables(path, wanted), metadata.custom_metadata
+        except Exception as error:
+            raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def _unreadable(path: str, error: Exception) -> UserError:
     reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
     return UserError(
         f"{path}: the checkpoint cannot be read ({type(error).__name__}: {reason}); "
