@@ -209,7 +209,8 @@ def _axes(features: Float[np.ndarray, "n d"]) -> _Axes:
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     deviation = np.where(deviation < _MIN_DEVIATION, 1.0, deviation)
     standard = jnp.asarray((features - mean) / deviation, jnp.float32)
-    return _Axes(*_rotated(standard), mean, deviation)
+    rotated, variances, directions = _rotated(standard)
+    return _Axes(rotated, variances, directions, mean, deviation)
 
 
 @jax.jit
