@@ -68,9 +68,8 @@ class _Axes(NamedTuple):
         kernel, bias = _fit(
             self.rotated, self.variances, jnp.asarray(labels), num_classes, weight_decay
         )
-        return LinearProbe(
-            np.asarray(self.directions @ kernel), np.asarray(bias), self.mean, self.deviation
-        )
+        turned = jnp.matmul(self.directions, kernel, precision=jax.lax.Precision.HIGHEST)
+        return LinearProbe(np.asarray(turned), np.asarray(bias), self.mean, self.deviation)
 
 
 def fit_probe(

@@ -47,7 +47,8 @@ def _product(axes: int, precision: Any, x: Any, kernel: Any) -> Any:
 
 
 def _forward(axes: int, precision: Any, x: Any, kernel: Any) -> Any:
-    return _product(axes, precision, x, kernel), (x, kernel)
+    # Written out: policies of remat keep `lax.dot_general`, not a function with its own gradient.
+    return lax.dot_general(x, kernel, _numbers(x.ndim, axes), precision), (x, kernel)
 
 
 def _backward(axes: int, precision: Any, kept: Any, gradient: Any) -> Any:

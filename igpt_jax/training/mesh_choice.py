@@ -38,7 +38,7 @@ def choose_mesh(
     if not config.is_open or memory is None:
         return given
     tensor = 1
-    while tensor < MAX_TENSOR and rows % (num_devices // tensor) and num_devices % tensor == 0:
+    while tensor < MAX_TENSOR and rows < num_devices // tensor and num_devices % tensor == 0:
         tensor *= 2
     if num_devices % tensor or rows % (num_devices // tensor):
         tensor = 1  # no size helps: the batch is told of as one that does not divide
