@@ -17,6 +17,8 @@ WEIGHT_DECAYS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _MAX_STEPS = 500  # of L-BFGS; it stops before, when the gradient vanishes
 _SMALL_GRADIENT = 1e-4
 _MIN_DEVIATION = 1e-6  # a feature that varies less is as good as constant
+_MAX_AXES = 4_096  # more take longer to find than they save
+_MIN_VARIANCE = 1e-6  # of an axis, as a share of the largest
 _MIN_CURVATURE = 1e-9  # of a direction without variance or weight decay
 
 
@@ -48,16 +50,18 @@ class _Axes(NamedTuple):
     """Features in coordinates that are easy to fit in.
 
     Attributes:
-        rotated: standardised features along their principal axes, float32 [n d].
-        variances: of each, float32 [d].
-        directions: the axes, columns, float32 [d d].
+        rotated: standardised features along their principal axes, float32 [n r], where r is the
+            smaller of n and d.
+        variances: of each, float32 [r].
+        directions: the axes, columns, float32 [d r]; None where there are too many to find, and
+            the features are left as they are.
         mean: of the features.
         deviation: of the features.
     """
 
-    rotated: Float[Array, "n d"]
-    variances: Float[Array, " d"]
-    directions: Float[Array, "d d"]
+    rotated: Float[Array, "n r"]
+    variances: Float[Array, " r"]
+    directions: Float[Array, "d r"] | None
     mean: Float[np.ndarray, " d"]
     deviation: Float[np.ndarray, " d"]
 
@@ -68,8 +72,9 @@ class _Axes(NamedTuple):
         kernel, bias = _fit(
             self.rotated, self.variances, jnp.asarray(labels), num_classes, weight_decay
         )
-        turned = jnp.matmul(self.directions, kernel, precision=jax.lax.Precision.HIGHEST)
-        return LinearProbe(np.asarray(turned), np.asarray(bias), self.mean, self.deviation)
+        if self.directions is not None:
+            kernel = jnp.matmul(self.directions, kernel, precision=jax.lax.Precision.HIGHEST)
+        return LinearProbe(np.asarray(kernel), np.asarray(bias), self.mean, self.deviation)
 
 
 def fit_probe(
@@ -208,7 +213,10 @@ def _axes(features: Float[np.ndarray, "n d"]) -> _Axes:
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     deviation = np.where(deviation < _MIN_DEVIATION, 1.0, deviation)
     standard = jnp.asarray((features - mean) / deviation, jnp.float32)
-    rotated, variances, directions = _rotated(standard)
+    if min(standard.shape) > _MAX_AXES:
+        return _Axes(standard, jnp.ones(standard.shape[1]), None, mean, deviation)
+    rotate = _rotated if len(standard) >= standard.shape[1] else _rotated_few
+    rotated, variances, directions = rotate(standard)
     return _Axes(rotated, variances, directions, mean, deviation)
 
 
@@ -222,14 +230,30 @@ def _rotated(
         return standard @ directions, jnp.maximum(variances, 0), directions
 
 
+@jax.jit
+def _rotated_few(
+    standard: Float[Array, "n d"],
+) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "d n"]]:
+    """The same of fewer pictures than features, by the products of pictures.
+
+    The best kernel lies in the span of the pictures, so that no more axes are needed.
+    """
+    with jax.default_matmul_precision("highest"):
+        variances, pictures = jnp.linalg.eigh(standard @ standard.T / len(standard))
+        is_axis = variances > _MIN_VARIANCE * variances[-1]
+        lengths = jnp.sqrt(len(standard) * jnp.where(is_axis, variances, 1.0))
+        directions = jnp.where(is_axis, standard.T @ pictures / lengths, 0.0)
+        return standard @ directions, jnp.where(is_axis, variances, 0.0), directions
+
+
 @partial(jax.jit, static_argnums=3)
 def _fit(
-    features: Float[Array, "n d"],
-    variances: Float[Array, " d"],
+    features: Float[Array, "n r"],
+    variances: Float[Array, " r"],
     labels: Int[Array, " n"],
     num_classes: int,
     weight_decay: float | Float[Array, ""],
-) -> tuple[Float[Array, "d c"], Float[Array, " c"]]:
+) -> tuple[Float[Array, "r c"], Float[Array, " c"]]:
     """Kernel and bias, of features that are uncorrelated.
 
     Each coordinate is scaled so that the curvature at zero, where all classes are equally probable,

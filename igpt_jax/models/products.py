@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from igpt_jax.platform import platform
 from igpt_jax.typing import Array, Float
 
 Axes = tuple[Sequence[int], Sequence[int]]
@@ -22,8 +23,9 @@ def dot_general(
 
     JAX writes the gradient of the kernel as features x inputs and transposes it, for which XLA on
     CPUs walks through the gradient of the output, and all that is fused into it, against its order
-    in memory. Written as inputs x features, a training step of a GPT takes two thirds of the time
-    (2 cores of an AMD EPYC, 8 layers of 256 channels). Only reverse mode is there.
+    in memory. On CPUs it is inputs x features here: loss and gradient of a GPT of 8 layers of 256
+    channels, 32 x 64 tokens, take 0.7 of the time (one core of an AMD EPYC). There, only reverse
+    mode is known. Other platforms take JAX's own.
 
     Args:
         x: inputs.
@@ -33,6 +35,8 @@ def dot_general(
     """
     of_x, _ = dimension_numbers[0]
     assert dimension_numbers == _numbers(x.ndim, len(of_x)), dimension_numbers
+    if platform() != "cpu":
+        return lax.dot_general(x, kernel, dimension_numbers, precision)
     return _product(len(of_x), precision, x, kernel)
 
 

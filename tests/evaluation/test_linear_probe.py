@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
 from igpt_jax.errors import UserError
+from igpt_jax.evaluation import linear_probe
 from igpt_jax.evaluation.linear_probe import (
     best_probe,
     few_of_each,
@@ -41,6 +42,18 @@ def test_the_same_optimum_as_scipy(decay):
     found = np.concatenate([probe.kernel.ravel(), probe.bias])
     assert loss(found) < best.fun + 1e-6
     np.testing.assert_allclose(probe.kernel, best.x[:18].reshape(6, 3), atol=5e-3)
+
+
+@pytest.mark.parametrize("max_axes", [4_096, 5])
+def test_the_gradient_vanishes_with_more_features_than_pictures(max_axes, monkeypatch):
+    """Few pictures have their own axes; with too many of both there are none."""
+    monkeypatch.setattr(linear_probe, "_MAX_AXES", max_axes)
+    features, labels = classes(20, dimension=50)
+    kernel, bias, mean, deviation = fit_probe(features, labels, 3, 1e-2)
+    standard = (features - mean) / deviation
+    wrong = softmax(standard @ kernel + bias, axis=1) - np.eye(3)[labels]
+    np.testing.assert_allclose(standard.T @ wrong / 20 + 1e-2 * kernel, 0, atol=2e-4)
+    np.testing.assert_allclose(wrong.mean(axis=0), 0, atol=2e-4)
 
 
 def test_two_gaussians_are_told_apart_as_well_as_can_be():
