@@ -28,6 +28,7 @@ def get_config() -> BaselineConfig:
             latent_dim=64,
             num_classes=101,
             class_factors=(11, 10),  # as the GPT: tens and ones
+            kl_weight=16.0,  # with 1, what encoders give and what is drawn are far apart
         ),
         training=TrainConfig(
             num_steps=3_500,

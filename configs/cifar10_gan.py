@@ -29,7 +29,7 @@ def get_config() -> BaselineConfig:
             discriminator_channels=32,
         ),
         training=TrainConfig(
-            num_steps=2_500,
+            num_steps=1_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(
                 peak_lr=1e-3, warmup_steps=0, beta1=0.0, beta2=0.99, weight_decay=0.0,
@@ -37,10 +37,10 @@ def get_config() -> BaselineConfig:
             ),
             ema_decay=0.999,
             log_every=100,
-            eval_every=1_000,
+            eval_every=500,
             eval_batches=32,
-            picture_every=1_000,
-            checkpoint_every=1_000,
+            picture_every=500,
+            checkpoint_every=500,
         ),
         samples=SamplesConfig(num_per_class=8, columns=10, batch_size=80),
     )  # fmt: skip

@@ -26,17 +26,18 @@ def get_config() -> BaselineConfig:
             channel_multipliers=(1, 2, 4, 4),
             latent_dim=128,
             num_classes=10,
+            kl_weight=4.0,  # with 1, what encoders give and what is drawn are far apart
         ),
         training=TrainConfig(
-            num_steps=2_500,
+            num_steps=1_500,
             global_batch_size=16,
             optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=100, weight_decay=0.0),
             ema_decay=0.999,
             log_every=100,
-            eval_every=1_000,
+            eval_every=500,
             eval_batches=32,
-            picture_every=1_000,
-            checkpoint_every=1_000,
+            picture_every=500,
+            checkpoint_every=500,
         ),
         samples=SamplesConfig(num_per_class=8, columns=10, batch_size=80),
     )
