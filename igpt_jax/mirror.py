@@ -144,7 +144,7 @@ class Mirror:
         self._thread.join()
         try:
             self.send()
-        except UserError as error:
+        except (UserError, OSError) as error:
             if kind is None:
                 raise
             logger.error("%s", error)  # what ended the run says how it ends
@@ -220,9 +220,9 @@ class Mirror:
         self._agree(Snapshot(**agreed))
 
     def _agree(self, snapshot: Snapshot) -> None:
+        self._agreed = snapshot  # even if the disk here is full
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.directory / _AGREED, vars(snapshot))
-        self._agreed = snapshot
 
     def _bring(self, there: Snapshot) -> None:
         here = self._here()
@@ -244,10 +244,13 @@ class Mirror:
 
     def _keep_sending(self) -> None:
         while not self._is_over.wait(self._seconds):
-            try:
-                self.send()
-            except UserError as error:  # at the end it counts
-                logger.warning("%s", error)
+            self._try_to_send()
+
+    def _try_to_send(self) -> None:
+        try:
+            self.send()
+        except (UserError, OSError) as error:  # at the end it counts
+            logger.warning("%s", error)
 
 
 def at_url(result: Mapping[str, Any], directory: Path, place: str | os.PathLike[str]) -> Any:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -41,6 +42,19 @@ def another_machine(monkeypatch, tmp_path):
 
 def refuse(*_):
     raise UserError("no route")
+
+
+def fill_the_disk(*_):
+    raise OSError(28, "No space left on device")
+
+
+def wait_for(name, url):
+    """For five seconds."""
+    for _ in range(500):
+        if name in there(url):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def write(directory, **files):
@@ -82,12 +96,13 @@ def test_what_was_not_sent_is_kept_here(url, monkeypatch):
     assert there(url) == {"config"}
 
 
-def test_a_stop_stays_a_stop_where_nothing_can_be_sent(url, monkeypatch, caplog):
+@pytest.mark.parametrize(("fail", "words"), [(refuse, "no route"), (fill_the_disk, "No space")])
+def test_a_stop_stays_a_stop_where_nothing_can_be_sent(url, monkeypatch, caplog, fail, words):
     one = Mirror(Store(url)).__enter__()
     write(one.directory, config="a")
-    monkeypatch.setattr(Store, "send", refuse)
+    monkeypatch.setattr(Store, "send", fail)
     one.__exit__(Stopped)
-    assert "no route" in caplog.text
+    assert words in caplog.text
 
 
 def test_an_interrupted_upload_leaves_the_state_before(url, tmp_path, monkeypatch):
@@ -134,15 +149,27 @@ def test_what_is_unfinished_or_goes_meanwhile_is_not_sent(url, monkeypatch):
 
 
 def test_files_are_sent_while_the_run_goes(url):
-    arrived = threading.Event()
     with Mirror(Store(url), seconds=0.01) as one:
         write(one.directory, config="a")
-        for _ in range(500):
-            if "config" in there(url):
-                arrived.set()
-                break
-            arrived.wait(0.01)
-    assert arrived.is_set()
+        assert wait_for("config", url)
+
+
+def test_sending_goes_on_after_a_full_disk(url, monkeypatch):
+    """As when the file of what was sent cannot be written."""
+    is_full, write_json = threading.Event(), mirror.write_json
+
+    def fail_once(*arguments):
+        if not is_full.is_set():
+            is_full.set()
+            fill_the_disk()
+        write_json(*arguments)
+
+    with Mirror(Store(url), seconds=0.01) as one:
+        monkeypatch.setattr(mirror, "write_json", fail_once)
+        write(one.directory, config="a")
+        assert is_full.wait(5)
+        write(one.directory, log="b")
+        assert wait_for("log", url)
 
 
 def test_two_that_work_on_one_run_are_told(url, tmp_path, monkeypatch):
