@@ -121,11 +121,11 @@ class Mirror:
         """Brings what is there here, unless this directory is of the same run and newer."""
         if self._orbax is not None:
             put_elsewhere(self.directory, self._orbax)
+        if (self.directory / _AGREED).is_file():
+            self._agreed = Snapshot(**read_json(self.directory / _AGREED, "delete it"))
+            self._agreed = self._ours(self._agreed)
         if is_first():
             there = read_snapshot(self._store)
-            if (self.directory / _AGREED).is_file():
-                self._agreed = Snapshot(**read_json(self.directory / _AGREED, "delete it"))
-                self._agreed = self._ours(self._agreed)
             if there.key != self._agreed.key:
                 self._bring(self._ours(there))
             # Or half a first state would look like a whole one, and checkpoints that Orbax removes
@@ -226,6 +226,8 @@ class Mirror:
 
     def _bring(self, there: Snapshot) -> None:
         here = self._here()
+        if not is_first():  # it keeps what it has written itself, such as traces of its devices
+            here = {name: here[name] for name in here.keys() & self._agreed.files.keys()}
         if lost := here.keys() - there.files.keys():
             logger.warning(
                 "%s: %d files of an older copy go: %s", self.directory, len(lost), min(lost)

@@ -1,5 +1,6 @@
 """A run whose directory is the URL of an object store."""
 
+import contextlib
 import json
 import shutil
 import threading
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 
 import fsspec
+import jax
 import numpy as np
 import pytest
 
@@ -218,6 +220,32 @@ def test_several_processes_need_a_directory(url, monkeypatch):
     monkeypatch.setattr(mirror, "is_several", lambda: True)
     with pytest.raises(UserError, match="mount the bucket"), working_directory(url):
         pass
+
+
+@contextlib.contextmanager
+def as_the_second(monkeypatch):
+    """Of two processes; the first has come to each barrier before."""
+    with monkeypatch.context() as second:
+        second.setattr(mirror, "is_several", lambda: True)
+        second.setattr(mirror, "is_first", lambda: False)
+        second.setattr(mirror, "barrier", lambda what: None)
+        second.setattr(jax, "process_index", lambda: 1)
+        yield
+
+
+def test_another_process_keeps_what_it_wrote_itself(url, monkeypatch):
+    with working_directory(url) as first:
+        write(first, config="a", log="b")
+    with as_the_second(monkeypatch), Mirror(Store(url)) as second:
+        second.share()
+        write(second.directory, profile__trace="of its devices")
+    with working_directory(url):
+        (first / "log").unlink()
+    with as_the_second(monkeypatch), Mirror(Store(url)) as second:
+        second.share()
+        assert (second.directory / "config").read_text() == "a"
+        assert (second.directory / "profile/trace").is_file()
+        assert not (second.directory / "log").exists()
 
 
 def test_measures_want_a_directory(url, capsys):
