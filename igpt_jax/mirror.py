@@ -242,7 +242,9 @@ class Mirror:
                 self._store.fetch(name, self.directory / name)
             if changed:
                 os.utime(self.directory / name, ns=(changed, changed))
-        self._agree(there)
+        here = self._here()  # tells of those that were copied there
+        marks = {name: it if it[1] else here.get(name, it) for name, it in there.files.items()}
+        self._agree(Snapshot(there.key, marks))
 
     def _keep_sending(self) -> None:
         while not self._is_over.wait(self._seconds):

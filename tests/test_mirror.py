@@ -185,8 +185,10 @@ def test_two_that_work_on_one_run_are_told(url, tmp_path, monkeypatch):
     assert Store(url).read("config") == b"b"
 
 
-def test_a_directory_that_was_copied_there_by_hand_goes_on(url):
+def test_a_directory_that_was_copied_there_by_hand_goes_on(url, monkeypatch):
+    """Without being sent once more."""
     Store(url).write("gpt/log", b"one")
+    monkeypatch.setattr(Store, "send", refuse)
     with working_directory(url) as directory:
         assert (directory / "gpt/log").read_text() == "one"
     assert MANIFEST in Store(url).found()
