@@ -164,10 +164,15 @@ class Mirror:
     def share(self) -> None:
         """Has all of several processes see the files of the first; all call it.
 
+        One process alone sends them, if its checkpoints are there at once: what was measured at the
+        last of them must not be lost with the machine.
+
         Raises:
-            UserError: see `send`.
+            UserError: see `send`; of several processes.
         """
         if not is_several():
+            if self._orbax is not None:
+                self._try_to_send()
             return
         with self._lock:  # what is there stays as it is until all have it
             while is_first() and not self._send():
