@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,18 +30,18 @@ from igpt_jax.data.paths import expand_path
 from igpt_jax.elsewhere import ELSEWHERE, place_for_orbax, put_elsewhere
 from igpt_jax.errors import UserError
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.processes import barrier, is_first, is_several, sharing
+from igpt_jax.processes import agreed_text, barrier, is_first, is_several, sharing
 from igpt_jax.snapshots import (
     MANIFEST,
     Snapshot,
-    of_a_model,
+    read_model,
     read_snapshot,
-    read_whole,
     without_checkpoints,
 )
 from igpt_jax.stores import Store, is_url
 
 SECONDS: Final = 30.0  # between two looks at what is new
+_UNUSED_SECONDS: Final = 6 * 3600.0  # before a copy of a model goes, as nobody is loading it
 _AGREED: Final = "igpt_agreed.json"  # here: the manifest that both sides had last
 _UNFINISHED: Final = re.compile(r"\.tmp$|\.orbax-checkpoint-tmp")
 
@@ -50,18 +51,20 @@ logger: Final = logging.getLogger("igpt_jax")
 def find_directory(place: str | os.PathLike[str]) -> Path:
     """A directory here: the place itself, or a copy of the model at a URL.
 
+    Of several processes all call it, and get the same state of a run that goes on.
+
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
     if not is_url(place):
         return expand_path(place)
     store = Store(os.fspath(place))
-    snapshot = read_whole(store)
-    names = of_a_model(snapshot.files)
-    if not names:
-        raise UserError(f"{place}: expected a run or a model, found no files; check the URL")
-    directory = _cache("models", store.url) / snapshot.key
-    if not directory.is_dir():
+    chosen = read_model(store) if is_first() else None
+    key, names = json.loads(agreed_text(json.dumps(chosen)))
+    directory = _cache("models", store.url) / key
+    if directory.is_dir():
+        os.utime(directory)
+    else:
         part = directory.with_name(f"{directory.name}-{uuid.uuid4().hex}.tmp")
         for name in names:
             store.fetch(name, part / name)
@@ -69,9 +72,10 @@ def find_directory(place: str | os.PathLike[str]) -> Path:
             part.rename(directory)
         except OSError:  # another process was faster
             shutil.rmtree(part)
-        for old in directory.parent.iterdir():
-            if old != directory and old.suffix != ".tmp":
-                shutil.rmtree(old, ignore_errors=True)
+        for old in directory.parent.iterdir():  # and what is left of downloads that were killed
+            with contextlib.suppress(FileNotFoundError):
+                if old.stat().st_mtime < time.time() - _UNUSED_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
     return directory
 
 
@@ -164,11 +168,11 @@ class Mirror:
     def share(self) -> None:
         """Has all of several processes see the files of the first; all call it.
 
-        One process alone sends them, if its checkpoints are there at once: what was measured at the
-        last of them must not be lost with the machine.
+        One alone sends them where its checkpoints are there at once, or what was measured at the
+        last of them could be lost.
 
         Raises:
-            UserError: see `send`; of several processes.
+            UserError: of several processes, see `send`.
         """
         if not is_several():
             if self._orbax is not None:

@@ -153,6 +153,18 @@ def agreed_numbers(*numbers: int) -> tuple[int, ...]:
     return tuple(int(number) for number in found)
 
 
+def agreed_text(text: str) -> str:
+    """The first process's text."""
+    if not is_several():
+        return text
+    client = distributed.global_state.client
+    assert client is not None
+    key = f"igpt_jax {next(_waits)} text"
+    if is_first():
+        client.key_value_set(key, text)
+    return client.blocking_key_value_get(key, 1000 * WAIT_SECONDS)
+
+
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
     """Ends this process at once where it cannot go on, instead of waiting for all to end."""

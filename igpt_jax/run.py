@@ -24,7 +24,6 @@ from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
 from igpt_jax.logged import logged_losses, measured_at
-from igpt_jax.mirror import find_directory
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
@@ -107,9 +106,8 @@ class _Run(Started):
         metadata = {"config": to_dict(config)}
         if config.tokenizer_path is not None:
             if last is None:
-                _, params = load_tokenizer(
-                    config.tokenizer, find_directory(config.tokenizer_path), self._here
-                )
+                assert self.tokenizer_from is not None
+                _, params = load_tokenizer(config.tokenizer, self.tokenizer_from, self._here)
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
         elif isinstance(tokenizer, Palette):
             if last is None:
@@ -120,7 +118,7 @@ class _Run(Started):
         ):
             batch_size = config.tokenizer_training.global_batch_size
             train(
-                tokenizer_task(config, tokenizer, directory, self.distance),
+                tokenizer_task(config, tokenizer, directory, self.distance, self.tokenizer_from),
                 config.tokenizer_training,
                 train_data=self._images("train", batch_size),
                 validation_data=self._images("validation", batch_size),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import threading
 import time
@@ -268,6 +269,44 @@ def test_a_model_at_a_url_draws_what_it_draws_here(tiny_run, url, tmp_path):
     out = tmp_path / "drawn.png"
     assert main(["sample", url, "--labels", "3", "--out", str(out)]) == 0
     assert out.is_file()
+
+
+def test_copies_of_a_model_go_when_nobody_loads_them(url, tmp_path):
+    def newer(text):
+        with working_directory(url) as directory:
+            write(directory, config=text)
+        return find_directory(url)
+
+    first, second = newer("a"), newer("b")
+    assert first.is_dir()  # another process may be loading it
+    killed = first.with_name("killed.tmp")
+    killed.mkdir()
+    for old in (first, killed):
+        os.utime(old, (0, 0))
+    third = newer("c")
+    assert set(first.parent.iterdir()) == {second, third}
+    os.utime(third, (0, 0))
+    assert find_directory(url) == third
+    newer("d")
+    assert third.is_dir()
+
+
+def test_all_processes_have_the_copy_that_the_first_chose(url, tmp_path, monkeypatch):
+    """On other disks, while the run goes on."""
+    with working_directory(url) as directory:
+        write(directory, gpt__checkpoints__1__d="old")
+    told = []
+    with monkeypatch.context() as first:
+        first.setattr(mirror, "agreed_text", lambda text: told.append(text) or text)
+        chosen = find_directory(url)
+    with working_directory(url) as directory:
+        write(directory, gpt__checkpoints__2__d="new")
+    another_machine(monkeypatch, tmp_path)
+    with as_the_second(monkeypatch):
+        monkeypatch.setattr(mirror, "agreed_text", lambda text: told[0])
+        found = find_directory(url)
+    assert (found / "gpt/checkpoints/1/d").read_text() == "old"
+    assert found.name == chosen.name
 
 
 @pytest.mark.slow
