@@ -1,6 +1,7 @@
 """A run whose directory is the URL of an object store."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -216,6 +217,17 @@ def test_a_damaged_list_of_files_is_told(url, written):
 def test_what_cannot_be_read_is_one_line(place, words, url):
     with pytest.raises(UserError, match=words) as raised:
         igpt_jax.load(place)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("open_it", [igpt_jax.load, lambda url: working_directory(url).__enter__()])
+def test_what_cloud_storage_needs_is_one_line(open_it, url, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gcsfs" else find(name)
+    )
+    with pytest.raises(UserError, match=r"pip install 'igpt_jax\[gcs\]'") as raised:
+        open_it("gs://bucket/run")
     assert "\n" not in str(raised.value)
 
 
