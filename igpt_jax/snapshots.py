@@ -49,7 +49,7 @@ def read_snapshot(store: Store) -> Snapshot:
         return Snapshot(_key(sorted(found.items())) if found else "", _unknown(found))
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         snapshot = Snapshot(**json.loads(written))
-        if snapshot.key.isalnum() and all(map(_is_inside, snapshot.files)):
+        if snapshot.key.isalnum() and all(map(_is_inside, snapshot.files.keys())):
             return snapshot
     raise UserError(
         f"{store.url}/{MANIFEST}: expected the list of a run's files, got a damaged one; delete it "

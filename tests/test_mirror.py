@@ -199,6 +199,7 @@ def test_a_directory_that_was_copied_there_by_hand_goes_on(url, monkeypatch):
 @pytest.mark.parametrize(
     "written",
     [b"{", b"[]", b'{"key": "a"}', b'{"key": "../a", "files": {}}',
+     b'{"key": "a", "files": ["b"]}',
      b'{"key": "a", "files": {"../b": [1, 0]}}', b'{"key": "a", "files": {"/b": [1, 0]}}'],
 )  # fmt: skip
 def test_a_damaged_list_of_files_is_told(url, written):
