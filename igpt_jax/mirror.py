@@ -62,9 +62,7 @@ def find_directory(place: str | os.PathLike[str]) -> Path:
     chosen = read_model(store) if is_first() else None
     key, names = json.loads(agreed_text(json.dumps(chosen)))
     directory = _cache("models", store.url) / key
-    if directory.is_dir():
-        os.utime(directory)
-    else:
+    if not directory.is_dir():
         part = directory.with_name(f"{directory.name}-{uuid.uuid4().hex}.tmp")
         for name in names:
             store.fetch(name, part / name)
@@ -76,6 +74,7 @@ def find_directory(place: str | os.PathLike[str]) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 if old.stat().st_mtime < time.time() - _UNUSED_SECONDS:
                     shutil.rmtree(old, ignore_errors=True)
+    os.utime(directory)  # somebody loads it
     return directory
 
 
