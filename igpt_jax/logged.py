@@ -1,10 +1,33 @@
 """What a run's own measurements on the validation split say."""
 
 from pathlib import Path
+from typing import Any
 
+from igpt_jax.errors import UserError
 from igpt_jax.stored import GPT_CHECKPOINTS
-from igpt_jax.training.checkpoint import load_metadata
+from igpt_jax.training.checkpoint import latest_step, load_metadata
 from igpt_jax.training.metrics import read_metrics
+
+
+def measured_at(step: int | None, directory: Path) -> dict[str, Any]:
+    """The row of the validation split that was measured of a checkpoint.
+
+    Args:
+        step: of the checkpoint.
+        directory: of its stage, with `metrics.jsonl`.
+
+    Raises:
+        UserError: there is none: the machine was lost first, or a scheduler stopped the training.
+    """
+    if (directory / "metrics.jsonl").is_file():
+        for row in reversed(read_metrics(directory, "validation")):
+            if row["step"] == step:
+                return row
+    raise UserError(
+        f"{directory}/metrics.jsonl: expected a row of the validation split of step {step}, which "
+        "the newest checkpoint is of, found none; train on, or where training is done delete "
+        f"{directory.name}/checkpoints/{step} to train again from the one before"
+    )
 
 
 def logged_losses(directory: Path) -> dict[str, float]:
@@ -13,8 +36,11 @@ def logged_losses(directory: Path) -> dict[str, float]:
     Returns:
         `nats_per_token` and `bits_per_dim` of pictures, `marginal_entropy` of the training tokens
         in nats, `gain` over it; of models with captions `nats_per_caption_token`, too.
+
+    Raises:
+        UserError: see `measured_at`.
     """
-    last = read_metrics(directory / "gpt", "validation")[-1]
+    last = measured_at(latest_step(directory / GPT_CHECKPOINTS), directory / "gpt")
     entropy = load_metadata(directory / GPT_CHECKPOINTS)["marginal_entropy"]
     nats = last.get("picture_nats", last["loss"])
     result = {

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,18 +30,18 @@ from igpt_jax.data.paths import expand_path
 from igpt_jax.elsewhere import ELSEWHERE, place_for_orbax, put_elsewhere
 from igpt_jax.errors import UserError
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.processes import barrier, is_first, is_several, sharing
+from igpt_jax.processes import agreed_text, barrier, is_first, is_several, sharing
 from igpt_jax.snapshots import (
     MANIFEST,
     Snapshot,
-    of_a_model,
+    read_model,
     read_snapshot,
-    read_whole,
     without_checkpoints,
 )
 from igpt_jax.stores import Store, is_url
 
 SECONDS: Final = 30.0  # between two looks at what is new
+_UNUSED_SECONDS: Final = 6 * 3600.0  # before a copy of a model goes, as nobody is loading it
 _AGREED: Final = "igpt_agreed.json"  # here: the manifest that both sides had last
 _UNFINISHED: Final = re.compile(r"\.tmp$|\.orbax-checkpoint-tmp")
 
@@ -50,17 +51,17 @@ logger: Final = logging.getLogger("igpt_jax")
 def find_directory(place: str | os.PathLike[str]) -> Path:
     """A directory here: the place itself, or a copy of the model at a URL.
 
+    Of several processes all call it, and get the same state of a run that goes on.
+
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
     if not is_url(place):
         return expand_path(place)
     store = Store(os.fspath(place))
-    snapshot = read_whole(store)
-    names = of_a_model(snapshot.files)
-    if not names:
-        raise UserError(f"{place}: expected a run or a model, found no files; check the URL")
-    directory = _cache("models", store.url) / snapshot.key
+    chosen = read_model(store) if is_first() else None
+    key, names = json.loads(agreed_text(json.dumps(chosen)))
+    directory = _cache("models", store.url) / key
     if not directory.is_dir():
         part = directory.with_name(f"{directory.name}-{uuid.uuid4().hex}.tmp")
         for name in names:
@@ -69,9 +70,11 @@ def find_directory(place: str | os.PathLike[str]) -> Path:
             part.rename(directory)
         except OSError:  # another process was faster
             shutil.rmtree(part)
-        for old in directory.parent.iterdir():
-            if old != directory and old.suffix != ".tmp":
-                shutil.rmtree(old, ignore_errors=True)
+        for old in directory.parent.iterdir():  # and what is left of downloads that were killed
+            with contextlib.suppress(FileNotFoundError):
+                if old.stat().st_mtime < time.time() - _UNUSED_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
+    os.utime(directory)  # somebody loads it
     return directory
 
 
@@ -121,11 +124,11 @@ class Mirror:
         """Brings what is there here, unless this directory is of the same run and newer."""
         if self._orbax is not None:
             put_elsewhere(self.directory, self._orbax)
+        if (self.directory / _AGREED).is_file():
+            self._agreed = Snapshot(**read_json(self.directory / _AGREED, "delete it"))
+            self._agreed = self._ours(self._agreed)
         if is_first():
             there = read_snapshot(self._store)
-            if (self.directory / _AGREED).is_file():
-                self._agreed = Snapshot(**read_json(self.directory / _AGREED, "delete it"))
-                self._agreed = self._ours(self._agreed)
             if there.key != self._agreed.key:
                 self._bring(self._ours(there))
             # Or half a first state would look like a whole one, and checkpoints that Orbax removes
@@ -144,7 +147,7 @@ class Mirror:
         self._thread.join()
         try:
             self.send()
-        except UserError as error:
+        except (UserError, OSError) as error:
             if kind is None:
                 raise
             logger.error("%s", error)  # what ended the run says how it ends
@@ -164,10 +167,15 @@ class Mirror:
     def share(self) -> None:
         """Has all of several processes see the files of the first; all call it.
 
+        One alone sends them where its checkpoints are there at once, or what was measured at the
+        last of them could be lost.
+
         Raises:
-            UserError: see `send`.
+            UserError: of several processes, see `send`.
         """
         if not is_several():
+            if self._orbax is not None:
+                self._try_to_send()
             return
         with self._lock:  # what is there stays as it is until all have it
             while is_first() and not self._send():
@@ -220,12 +228,14 @@ class Mirror:
         self._agree(Snapshot(**agreed))
 
     def _agree(self, snapshot: Snapshot) -> None:
+        self._agreed = snapshot  # even if the disk here is full
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.directory / _AGREED, vars(snapshot))
-        self._agreed = snapshot
 
     def _bring(self, there: Snapshot) -> None:
         here = self._here()
+        if not is_first():  # it keeps what it has written itself, such as traces of its devices
+            here = {name: here[name] for name in here.keys() & self._agreed.files.keys()}
         if lost := here.keys() - there.files.keys():
             logger.warning(
                 "%s: %d files of an older copy go: %s", self.directory, len(lost), min(lost)
@@ -240,14 +250,19 @@ class Mirror:
                 self._store.fetch(name, self.directory / name)
             if changed:
                 os.utime(self.directory / name, ns=(changed, changed))
-        self._agree(there)
+        here = self._here()  # tells of those that were copied there
+        marks = {name: it if it[1] else here.get(name, it) for name, it in there.files.items()}
+        self._agree(Snapshot(there.key, marks))
 
     def _keep_sending(self) -> None:
         while not self._is_over.wait(self._seconds):
-            try:
-                self.send()
-            except UserError as error:  # at the end it counts
-                logger.warning("%s", error)
+            self._try_to_send()
+
+    def _try_to_send(self) -> None:
+        try:
+            self.send()
+        except (UserError, OSError) as error:  # at the end it counts
+            logger.warning("%s", error)
 
 
 def at_url(result: Mapping[str, Any], directory: Path, place: str | os.PathLike[str]) -> Any:

@@ -153,6 +153,18 @@ def agreed_numbers(*numbers: int) -> tuple[int, ...]:
     return tuple(int(number) for number in found)
 
 
+def agreed_text(text: str) -> str:
+    """The first process's text."""
+    if not is_several():
+        return text
+    client = distributed.global_state.client
+    assert client is not None
+    key = f"igpt_jax {next(_waits)} text"
+    if is_first():
+        client.key_value_set(key, text)
+    return client.blocking_key_value_get(key, 1000 * WAIT_SECONDS)
+
+
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
     """Ends this process at once where it cannot go on, instead of waiting for all to end."""
@@ -255,10 +267,13 @@ def _in_cluster(environ: Mapping[str, str]) -> bool:
 def _own_devices(environ: Mapping[str, str]) -> list[int] | None:
     """GPUs of one of several processes that Open MPI starts on a host, as JAX has it in clusters.
 
-    None leaves all that it sees to this process, or what `JAX_LOCAL_DEVICE_IDS` says.
+    None leaves all that it sees to this process, or what `JAX_LOCAL_DEVICE_IDS` says: where it is
+    alone on its host, or sees one GPU.
     """
     place = environ.get("OMPI_COMM_WORLD_LOCAL_RANK")
-    if place is None or environ.get("JAX_LOCAL_DEVICE_IDS"):
+    is_alone = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    sees_one = "," not in environ.get("CUDA_VISIBLE_DEVICES", ",")
+    if place is None or is_alone or sees_one or environ.get("JAX_LOCAL_DEVICE_IDS"):
         return None
     return [int(place)]
 

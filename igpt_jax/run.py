@@ -23,8 +23,7 @@ from igpt_jax.data.pipeline import BatchDataset, ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
-from igpt_jax.logged import logged_losses
-from igpt_jax.mirror import find_directory
+from igpt_jax.logged import logged_losses, measured_at
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
@@ -51,7 +50,6 @@ from igpt_jax.tokenizers.codebook import marginal_entropy
 from igpt_jax.tokenizers.palette import Palette, PaletteConfig, fit_palette, load_palette
 from igpt_jax.training.checkpoint import latest_step, load_metadata, save_params
 from igpt_jax.training.loop import train
-from igpt_jax.training.metrics import read_metrics
 from igpt_jax.training.sharding import replicated
 from igpt_jax.training.shares import own_mesh
 from igpt_jax.typing import Params
@@ -108,9 +106,8 @@ class _Run(Started):
         metadata = {"config": to_dict(config)}
         if config.tokenizer_path is not None:
             if last is None:
-                _, params = load_tokenizer(
-                    config.tokenizer, find_directory(config.tokenizer_path), self._here
-                )
+                assert self.tokenizer_from is not None
+                _, params = load_tokenizer(config.tokenizer, self.tokenizer_from, self._here)
                 save_params(self.workdir / TOKENIZER_CHECKPOINTS, params, metadata)
         elif isinstance(tokenizer, Palette):
             if last is None:
@@ -121,7 +118,7 @@ class _Run(Started):
         ):
             batch_size = config.tokenizer_training.global_batch_size
             train(
-                tokenizer_task(config, tokenizer, directory, self.distance),
+                tokenizer_task(config, tokenizer, directory, self.distance, self.tokenizer_from),
                 config.tokenizer_training,
                 train_data=self._images("train", batch_size),
                 validation_data=self._images("validation", batch_size),
@@ -142,7 +139,8 @@ class _Run(Started):
         """The last validation metrics of the tokenizer's training; none of a palette's."""
         result: dict[str, Any] = {"workdir": str(self.workdir)}
         if isinstance(self.config.tokenizer, AutoencoderConfig) and not self.config.tokenizer_path:
-            last = read_metrics(self.workdir / "tokenizer", "validation")[-1]
+            step = latest_step(self.workdir / TOKENIZER_CHECKPOINTS)
+            last = measured_at(step, self.workdir / "tokenizer")
             result |= {name: last[name] for name in last if name not in ("split", "time")}
         return result
 

@@ -1,8 +1,8 @@
 """The mesh of a run: as its config says, or as its models need it."""
 
 import dataclasses
-from typing import Any
 
+import flax.linen as nn
 import jax
 
 from igpt_jax.config import RunConfig
@@ -10,6 +10,7 @@ from igpt_jax.model_config import build_tokenizer
 from igpt_jax.models.gpt import GPT
 from igpt_jax.parameters import module_inputs
 from igpt_jax.tokenizers.autoencoder import Autoencoder
+from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.mesh_choice import choose_mesh, state_bytes
 from igpt_jax.training.sharding import MeshConfig
 
@@ -24,23 +25,27 @@ def mesh_of_run(config: RunConfig, num_devices: int, memory: float | None) -> Me
         num_devices: of all processes.
         memory: bytes of one device; None where they are not known.
     """
-    stages: list[tuple[Any, Any]] = []
-    if not config.mesh.is_open or memory is None:
+    stages = _stages(config) if config.mesh.is_open and memory is not None else []
+    if not stages:
         return choose_mesh(config.mesh, {}, num_devices, None, num_devices)
-    if config.last_stage == "samples":
-        stages.append((GPT(config.gpt), config.gpt_training))
-    tokenizer = build_tokenizer(config.tokenizer)
-    if isinstance(tokenizer, Autoencoder) and config.tokenizer_path is None:
-        stages.append((tokenizer, config.tokenizer_training))
     shapes = [
         jax.eval_shape(module.init, jax.random.key(0), *module_inputs(module))["params"]
         for module, _ in stages
     ]
     rows = [one.global_batch_size // one.accumulation_steps for _, one in stages]
-    if not stages:
-        return choose_mesh(config.mesh, {}, num_devices, memory, num_devices)
     largest = max(range(len(stages)), key=lambda index: state_bytes(shapes[index], 1, 1))
     return choose_mesh(config.mesh, shapes[largest], num_devices, memory, rows[largest])
+
+
+def _stages(config: RunConfig) -> list[tuple[nn.Module, TrainConfig]]:
+    """What a run trains, and how."""
+    stages: list[tuple[nn.Module, TrainConfig]] = []
+    if config.last_stage == "samples":
+        stages.append((GPT(config.gpt), config.gpt_training))
+    tokenizer = build_tokenizer(config.tokenizer)
+    if isinstance(tokenizer, Autoencoder) and config.tokenizer_path is None:
+        stages.append((tokenizer, config.tokenizer_training))
+    return stages
 
 
 def with_mesh(config: RunConfig, num_devices: int, memory: float | None) -> RunConfig:

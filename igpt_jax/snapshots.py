@@ -49,7 +49,7 @@ def read_snapshot(store: Store) -> Snapshot:
         return Snapshot(_key(sorted(found.items())) if found else "", _unknown(found))
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         snapshot = Snapshot(**json.loads(written))
-        if snapshot.key.isalnum() and all(map(_is_inside, snapshot.files)):
+        if snapshot.key.isalnum() and all(map(_is_inside, snapshot.files.keys())):
             return snapshot
     raise UserError(
         f"{store.url}/{MANIFEST}: expected the list of a run's files, got a damaged one; delete it "
@@ -57,12 +57,21 @@ def read_snapshot(store: Store) -> Snapshot:
     )
 
 
-def read_whole(store: Store) -> Snapshot:
-    """The files of `read_snapshot`, and of the checkpoints that Orbax wrote there.
+def read_model(store: Store) -> tuple[str, list[str]]:
+    """The key of the newest state of a run or a model, and the files of it that drawing needs.
 
     Raises:
-        UserError: see `read_snapshot`.
+        UserError: there are none; also see `read_snapshot`.
     """
+    snapshot = _read_whole(store)
+    names = _of_a_model(snapshot.files)
+    if not names:
+        raise UserError(f"{store.url}: expected a run or a model, found no files; check the URL")
+    return snapshot.key, names
+
+
+def _read_whole(store: Store) -> Snapshot:
+    """The files of `read_snapshot`, and of the checkpoints that Orbax wrote there."""
     snapshot = read_snapshot(store)
     if place_for_orbax(store.url) is None:
         return snapshot
@@ -83,7 +92,7 @@ def without_checkpoints(files: Mapping[str, list[int]]) -> dict[str, list[int]]:
     return {name: files[name] for name in files if not is_of_a_checkpoint(name)}
 
 
-def of_a_model(names: Iterable[str]) -> list[str]:
+def _of_a_model(names: Iterable[str]) -> list[str]:
     """The files that drawing needs: of checkpoints, averaged parameters of the newest."""
     newest: dict[str, int] = {}
     for name in names:

@@ -58,6 +58,7 @@ class Started:
         mesh: devices.
         sources: pictures of both splits.
         distance: what the tokenizer's loss compares pictures by.
+        tokenizer_from: directory of the tokenizer that is taken or trained further, if one is.
     """
 
     config: RunConfig
@@ -65,6 +66,7 @@ class Started:
     mesh: Mesh
     sources: dict[Split, Source]
     distance: jax.tree_util.Partial
+    tokenizer_from: Path | None
 
 
 def start(config: RunConfig, workdir: Path) -> Started:
@@ -73,7 +75,8 @@ def start(config: RunConfig, workdir: Path) -> Started:
     Raises:
         UserError: something would fail later, or the directory has another run.
     """
-    config = _with_text_encoder(_with_tokenizer(config, workdir)).resolved()
+    tokenizer_from = _tokenizer_from(config, workdir)
+    config = _with_text_encoder(_with_tokenizer(config, tokenizer_from)).resolved()
     mesh = _mesh(config)
     sources = open_both(config.data)
     _check_asked(config, sources["train"])
@@ -87,7 +90,7 @@ def start(config: RunConfig, workdir: Path) -> Started:
         )
     distance = perceptual_distance(config)  # missing weights are found before the claim
     claim(config, workdir)
-    return Started(config, workdir, mesh, sources, distance)
+    return Started(config, workdir, mesh, sources, distance, tokenizer_from)
 
 
 def _mesh(config: RunConfig) -> Mesh:
@@ -140,16 +143,28 @@ def picture_batches(
     )
 
 
-def _with_tokenizer(config: RunConfig, workdir: Path) -> RunConfig:
-    """The config with the tokenizer of `tokenizer_path`, or of the copy that a run has made."""
+def _tokenizer_from(config: RunConfig, workdir: Path) -> Path | None:
+    """Where `tokenizer_start` or `tokenizer_path` is, or the copy of it that a run has made.
+
+    It is looked for once: the run at a URL may go on meanwhile.
+    """
     if config.tokenizer_start is not None:
-        # Or a run finds only after compiling that nothing is there.
-        read_tokenizer_config(find_directory(config.tokenizer_start))
+        return find_directory(config.tokenizer_start)
+    if config.tokenizer_path is None:
+        return None
+    has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
+    return workdir if has_copy else find_directory(config.tokenizer_path)
+
+
+def _with_tokenizer(config: RunConfig, directory: Path | None) -> RunConfig:
+    """The config with the tokenizer of `tokenizer_path`."""
+    if directory is None:
+        return config
+    # Also of `tokenizer_start`, or a run finds only after compiling that nothing is there.
+    tokenizer = read_tokenizer_config(directory)
     if config.tokenizer_path is None:
         return config
-    has_copy = latest_step(workdir / TOKENIZER_CHECKPOINTS) is not None
-    source = workdir if has_copy else find_directory(config.tokenizer_path)
-    return dataclasses.replace(config, tokenizer=read_tokenizer_config(source))
+    return dataclasses.replace(config, tokenizer=tokenizer)
 
 
 def _with_text_encoder(config: RunConfig) -> RunConfig:

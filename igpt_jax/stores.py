@@ -29,8 +29,14 @@ class Store:
             UserError: fsspec, or what it needs for this kind of URL, is not installed.
         """
         self.url = url
-        if importlib.util.find_spec("fsspec") is None:
-            raise UserError(f"{url}: the package fsspec is not installed; pip install fsspec")
+        needed = {"fsspec": "fsspec"}
+        if url.startswith("gs://"):
+            needed["gcsfs"] = "'igpt_jax[gcs]'"
+        for package, remedy in needed.items():
+            if importlib.util.find_spec(package) is None:
+                raise UserError(
+                    f"{url}: the package {package} is not installed; pip install {remedy}"
+                )
         import fsspec
 
         with self._telling():

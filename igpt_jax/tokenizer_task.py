@@ -15,7 +15,6 @@ from igpt_jax.config import RunConfig
 from igpt_jax.data.images import to_float
 from igpt_jax.dtypes import resolve_dtype
 from igpt_jax.grid import image_grid, save_png
-from igpt_jax.mirror import find_directory
 from igpt_jax.parameters import tokenizer_input
 from igpt_jax.partitioning import gather_params
 from igpt_jax.programs import decode_tokens, encode_images
@@ -49,9 +48,21 @@ MAX_START_PARTS = 256
 
 
 def tokenizer_task(
-    config: RunConfig, tokenizer: Autoencoder, directory: Path, distance: Partial
+    config: RunConfig,
+    tokenizer: Autoencoder,
+    directory: Path,
+    distance: Partial,
+    start: Path | None = None,
 ) -> Task:
-    """Reconstruction of pictures, with or without a discriminator to please."""
+    """Reconstruction of pictures, with or without a discriminator to please.
+
+    Args:
+        config: the run.
+        tokenizer: what is trained.
+        directory: gets pictures.
+        distance: see `perceptual_distance`.
+        start: directory of the tokenizer that training starts from; None for random weights.
+    """
     trained = Autoencoder(tokenizer.config, dtype=resolve_dtype(config.tokenizer_dtype))
     weights, adversary = config.tokenizer_loss, config.adversary
 
@@ -70,9 +81,8 @@ def tokenizer_task(
         save_png(directory / f"reconstructions-{step:06d}.png", grid, {"step": step})
 
     def prepare(params: Params, batches: Iterator[dict[str, np.ndarray]], key: PRNGKey) -> Params:
-        if config.tokenizer_start is not None:
+        if start is not None:
             device = SingleDeviceSharding(jax.local_devices()[0])
-            start = find_directory(config.tokenizer_start)
             return load_tokenizer(tokenizer.config, start, device)[1]
         if "quantizer" not in params:
             return params

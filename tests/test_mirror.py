@@ -1,11 +1,16 @@
 """A run whose directory is the URL of an object store."""
 
+import contextlib
+import importlib.util
 import json
+import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import fsspec
+import jax
 import numpy as np
 import pytest
 
@@ -41,6 +46,19 @@ def another_machine(monkeypatch, tmp_path):
 
 def refuse(*_):
     raise UserError("no route")
+
+
+def fill_the_disk(*_):
+    raise OSError(28, "No space left on device")
+
+
+def wait_for(name, url):
+    """For five seconds."""
+    for _ in range(500):
+        if name in there(url):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def write(directory, **files):
@@ -82,12 +100,13 @@ def test_what_was_not_sent_is_kept_here(url, monkeypatch):
     assert there(url) == {"config"}
 
 
-def test_a_stop_stays_a_stop_where_nothing_can_be_sent(url, monkeypatch, caplog):
+@pytest.mark.parametrize(("fail", "words"), [(refuse, "no route"), (fill_the_disk, "No space")])
+def test_a_stop_stays_a_stop_where_nothing_can_be_sent(url, monkeypatch, caplog, fail, words):
     one = Mirror(Store(url)).__enter__()
     write(one.directory, config="a")
-    monkeypatch.setattr(Store, "send", refuse)
+    monkeypatch.setattr(Store, "send", fail)
     one.__exit__(Stopped)
-    assert "no route" in caplog.text
+    assert words in caplog.text
 
 
 def test_an_interrupted_upload_leaves_the_state_before(url, tmp_path, monkeypatch):
@@ -134,15 +153,27 @@ def test_what_is_unfinished_or_goes_meanwhile_is_not_sent(url, monkeypatch):
 
 
 def test_files_are_sent_while_the_run_goes(url):
-    arrived = threading.Event()
     with Mirror(Store(url), seconds=0.01) as one:
         write(one.directory, config="a")
-        for _ in range(500):
-            if "config" in there(url):
-                arrived.set()
-                break
-            arrived.wait(0.01)
-    assert arrived.is_set()
+        assert wait_for("config", url)
+
+
+def test_sending_goes_on_after_a_full_disk(url, monkeypatch):
+    """As when the file of what was sent cannot be written."""
+    is_full, write_json = threading.Event(), mirror.write_json
+
+    def fail_once(*arguments):
+        if not is_full.is_set():
+            is_full.set()
+            fill_the_disk()
+        write_json(*arguments)
+
+    with Mirror(Store(url), seconds=0.01) as one:
+        monkeypatch.setattr(mirror, "write_json", fail_once)
+        write(one.directory, config="a")
+        assert is_full.wait(5)
+        write(one.directory, log="b")
+        assert wait_for("log", url)
 
 
 def test_two_that_work_on_one_run_are_told(url, tmp_path, monkeypatch):
@@ -156,8 +187,10 @@ def test_two_that_work_on_one_run_are_told(url, tmp_path, monkeypatch):
     assert Store(url).read("config") == b"b"
 
 
-def test_a_directory_that_was_copied_there_by_hand_goes_on(url):
+def test_a_directory_that_was_copied_there_by_hand_goes_on(url, monkeypatch):
+    """Without being sent once more."""
     Store(url).write("gpt/log", b"one")
+    monkeypatch.setattr(Store, "send", refuse)
     with working_directory(url) as directory:
         assert (directory / "gpt/log").read_text() == "one"
     assert MANIFEST in Store(url).found()
@@ -166,6 +199,7 @@ def test_a_directory_that_was_copied_there_by_hand_goes_on(url):
 @pytest.mark.parametrize(
     "written",
     [b"{", b"[]", b'{"key": "a"}', b'{"key": "../a", "files": {}}',
+     b'{"key": "a", "files": ["b"]}',
      b'{"key": "a", "files": {"../b": [1, 0]}}', b'{"key": "a", "files": {"/b": [1, 0]}}'],
 )  # fmt: skip
 def test_a_damaged_list_of_files_is_told(url, written):
@@ -187,10 +221,47 @@ def test_what_cannot_be_read_is_one_line(place, words, url):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("open_it", [igpt_jax.load, lambda url: working_directory(url).__enter__()])
+def test_what_cloud_storage_needs_is_one_line(open_it, url, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gcsfs" else find(name)
+    )
+    with pytest.raises(UserError, match=r"pip install 'igpt_jax\[gcs\]'") as raised:
+        open_it("gs://bucket/run")
+    assert "\n" not in str(raised.value)
+
+
 def test_several_processes_need_a_directory(url, monkeypatch):
     monkeypatch.setattr(mirror, "is_several", lambda: True)
     with pytest.raises(UserError, match="mount the bucket"), working_directory(url):
         pass
+
+
+@contextlib.contextmanager
+def as_the_second(monkeypatch):
+    """Of two processes; the first has come to each barrier before."""
+    with monkeypatch.context() as second:
+        second.setattr(mirror, "is_several", lambda: True)
+        second.setattr(mirror, "is_first", lambda: False)
+        second.setattr(mirror, "barrier", lambda what: None)
+        second.setattr(jax, "process_index", lambda: 1)
+        yield
+
+
+def test_another_process_keeps_what_it_wrote_itself(url, monkeypatch):
+    with working_directory(url) as first:
+        write(first, config="a", log="b")
+    with as_the_second(monkeypatch), Mirror(Store(url)) as second:
+        second.share()
+        write(second.directory, profile__trace="of its devices")
+    with working_directory(url):
+        (first / "log").unlink()
+    with as_the_second(monkeypatch), Mirror(Store(url)) as second:
+        second.share()
+        assert (second.directory / "config").read_text() == "a"
+        assert (second.directory / "profile/trace").is_file()
+        assert not (second.directory / "log").exists()
 
 
 def test_measures_want_a_directory(url, capsys):
@@ -211,6 +282,44 @@ def test_a_model_at_a_url_draws_what_it_draws_here(tiny_run, url, tmp_path):
     out = tmp_path / "drawn.png"
     assert main(["sample", url, "--labels", "3", "--out", str(out)]) == 0
     assert out.is_file()
+
+
+def test_copies_of_a_model_go_when_nobody_loads_them(url, tmp_path):
+    def newer(text):
+        with working_directory(url) as directory:
+            write(directory, config=text)
+        return find_directory(url)
+
+    first, second = newer("a"), newer("b")
+    assert first.is_dir()  # another process may be loading it
+    killed = first.with_name("killed.tmp")
+    killed.mkdir()
+    for old in (first, killed):
+        os.utime(old, (0, 0))
+    third = newer("c")
+    assert set(first.parent.iterdir()) == {second, third}
+    os.utime(third, (0, 0))
+    assert find_directory(url) == third
+    newer("d")
+    assert third.is_dir()
+
+
+def test_all_processes_have_the_copy_that_the_first_chose(url, tmp_path, monkeypatch):
+    """On other disks, while the run goes on."""
+    with working_directory(url) as directory:
+        write(directory, gpt__checkpoints__1__d="old")
+    told = []
+    with monkeypatch.context() as first:
+        first.setattr(mirror, "agreed_text", lambda text: told.append(text) or text)
+        chosen = find_directory(url)
+    with working_directory(url) as directory:
+        write(directory, gpt__checkpoints__2__d="new")
+    another_machine(monkeypatch, tmp_path)
+    with as_the_second(monkeypatch):
+        monkeypatch.setattr(mirror, "agreed_text", lambda text: told[0])
+        found = find_directory(url)
+    assert (found / "gpt/checkpoints/1/d").read_text() == "old"
+    assert found.name == chosen.name
 
 
 @pytest.mark.slow

@@ -68,6 +68,23 @@ def test_a_finished_run_does_nothing_again(tiny_run):
     assert {p.name for p in after if before.get(p) != after[p]} <= {"config.json"}
 
 
+@pytest.mark.parametrize(("stage", "last_stage"), [("gpt", "samples"), ("tokenizer", "tokenizer")])
+@pytest.mark.parametrize("has_rows", [True, False])
+def test_losses_of_an_older_step_are_not_told_as_the_last(
+    tiny_run, tmp_path, stage, last_stage, has_rows
+):
+    workdir = shutil.copytree(tiny_run, tmp_path / "run")
+    (workdir / "result.json").unlink()
+    path = workdir / stage / "metrics.jsonl"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(row for row in rows if json.loads(row)["step"] < 8))
+    if not has_rows:
+        path.unlink()
+    with pytest.raises(UserError, match=f"delete {stage}/checkpoints/8") as raised:
+        run(tiny_config(last_stage=last_stage), workdir)
+    assert "\n" not in str(raised.value)
+
+
 def test_another_config_in_the_same_directory_is_refused(tiny_run):
     with pytest.raises(UserError, match=r"another seed; use another --workdir"):
         run(tiny_config(seed=7), tiny_run)

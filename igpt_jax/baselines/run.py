@@ -14,13 +14,13 @@ from igpt_jax.data.examples import Source
 from igpt_jax.errors import UserError
 from igpt_jax.evaluation.card_reader import card_accuracy
 from igpt_jax.grid import image_grid, save_png
+from igpt_jax.logged import measured_at
 from igpt_jax.results import once
 from igpt_jax.sampling.output import complete_settings
 from igpt_jax.serialization import to_dict
 from igpt_jax.starting import check_stage, claim, open_both, picture_batches
 from igpt_jax.training.checkpoint import latest_step
 from igpt_jax.training.loop import train
-from igpt_jax.training.metrics import read_metrics
 from igpt_jax.training.sharding import make_mesh
 
 BASELINE = "baseline"
@@ -77,14 +77,18 @@ def _samples(config: BaselineConfig, workdir: Path, source: Source) -> dict[str,
     return once(
         workdir / "result.json",
         {"step": step, "samples": to_dict(config.samples)},
-        lambda: load_baseline(workdir),
-        lambda loaded: _drawn(config, workdir, source, loaded),
+        lambda: (load_baseline(workdir), measured_at(step, workdir / BASELINE)),
+        lambda trained: _drawn(config, workdir, source, trained),
     )
 
 
 def _drawn(
-    config: BaselineConfig, workdir: Path, source: Source, loaded: BaselineModel
+    config: BaselineConfig,
+    workdir: Path,
+    source: Source,
+    trained: tuple[BaselineModel, dict[str, Any]],
 ) -> dict[str, Any]:
+    loaded, measured = trained
     model = BaselineModel(loaded.config, loaded.params, config.samples.batch_size)
     labels, names, count = None, None, config.samples.num_images
     if config.model.num_classes:
@@ -94,7 +98,6 @@ def _drawn(
     grid = image_grid(images, config.samples.columns or None, names)
     made_by = complete_settings({"seed": config.seed}, labels, count)
     save_png(workdir / "samples.png", grid, {"images": made_by})
-    measured = read_metrics(workdir / BASELINE, "validation")[-1]
     kept = {name: measured[name] for name in measured if name not in ROW_NAMES}
     result = {"workdir": str(workdir), **kept}
     result |= {"samples": str(workdir / "samples.png"), "num_samples": count}

@@ -97,6 +97,7 @@ def evaluate_generation(
         check_suffix(save_reference)
     config = from_dict(RunConfig, load_metadata(directory / GPT_CHECKPOINTS)["config"])
     wanted = None if reference is None else read_reference(reference)
+    likelihood = logged_losses(directory)
     model = dataclasses.replace(load(directory), batch_size=batch_size)
     extractor = choose_extractor(
         inception,
@@ -140,7 +141,7 @@ def evaluate_generation(
         "likelihood": {
             "split": "validation",
             "num_images": _num_logged(config, len(sources["validation"])),
-            **logged_losses(directory),
+            **likelihood,
         },
         "sampling": dataclasses.asdict(config.sampling),
     }

@@ -1,5 +1,6 @@
 """The smallest mesh that a training state fits on, from shapes and the memory of a device."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -73,7 +74,11 @@ def state_bytes(params: Any, fsdp: int, tensor: int) -> int:
 
 
 def device_memory() -> int | None:
-    """Bytes that a program may use of a device; None where devices are parts of a CPU."""
-    stats = [device.memory_stats() for device in jax.local_devices() if device.platform != "cpu"]
-    limits = [one["bytes_limit"] for one in stats if one and "bytes_limit" in one]
-    return min(limits) if limits else None
+    """Bytes that a program may use of a device; None for parts of a CPU, or where none tells."""
+    limits = []
+    for device in jax.local_devices():
+        with contextlib.suppress(RuntimeError):  # of plug-ins that do not count
+            stats = device.memory_stats() if device.platform != "cpu" else None
+            if stats and "bytes_limit" in stats:
+                limits.append(stats["bytes_limit"])
+    return min(limits, default=None)

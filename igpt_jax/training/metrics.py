@@ -75,8 +75,8 @@ class MetricWriter:
 
 
 def read_metrics(directory: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of one split, in order of step."""
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    """The rows of one split, in order of step, without one that is being written or copied."""
+    *lines, _ = (directory / "metrics.jsonl").read_text().split("\n")
     return [row for row in map(json.loads, lines) if row["split"] == split]
 
 

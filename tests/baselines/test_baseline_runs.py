@@ -110,6 +110,16 @@ def test_a_picture_depends_on_its_seed_and_class_alone(trained):
     assert (model.sample(5, num_images=2)[0] != model.sample(5, num_images=2)[1]).any()
 
 
+def test_losses_of_an_older_step_are_not_told_as_the_last(vae_run, tmp_path):
+    workdir = shutil.copytree(vae_run, tmp_path / "run")
+    (workdir / "result.json").unlink()
+    path = workdir / "baseline/metrics.jsonl"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(row for row in rows if json.loads(row)["step"] < LAST))
+    with pytest.raises(UserError, match=f"delete baseline/checkpoints/{LAST}"):
+        run_baseline(tiny_vae_config(), workdir)
+
+
 def test_only_a_vae_bounds_a_likelihood(gan_run, vae_run, cards):
     images, labels = cards
     model = load_baseline(vae_run)

@@ -122,6 +122,16 @@ def test_what_is_written_is_what_the_config_says(config):
         assert training > training_flops(config)
 
 
+def test_what_remat_keeps_is_not_computed_again():
+    """Of products in a block: all, all but attention's, none."""
+    kept = [
+        counted_of(llamagen("B", remat=remat)) for remat in ("none", "all_dots", "dots", "full")
+    ]
+    none, all_dots, dots, full = (training for _, training in kept)
+    assert none == all_dots < dots < full
+    assert len({forward for forward, _ in kept}) == 1
+
+
 def test_the_projection_of_texts_is_left_out_of_what_the_config_says():
     """Two layers over 120 slots: less than 0.2 % of an XL."""
     config = llamagen("XL", num_classes=0, text_len=120, text_dim=2048)

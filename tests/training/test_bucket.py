@@ -11,8 +11,12 @@ from several import ends, start, train_toy
 
 import igpt_jax
 from igpt_jax.elsewhere import find_checkpoints, place_for_orbax
+from igpt_jax.errors import UserError
+from igpt_jax.logged import measured_at
 from igpt_jax.mirror import find_directory, working_directory
+from igpt_jax.processes import wait_for_all
 from igpt_jax.snapshots import MANIFEST
+from igpt_jax.stores import Store
 from igpt_jax.training.checkpoint import latest_step, load_metadata
 from igpt_jax.training.metrics import read_metrics
 
@@ -43,6 +47,10 @@ def names(directory):
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*")}
 
 
+def refuse(words):
+    raise UserError(words)
+
+
 def losses(directory):
     return [row["loss"] for row in read_metrics(directory, "train")]
 
@@ -70,6 +78,19 @@ def test_checkpoints_are_not_sent_but_written_there(bucket):
     model = names(find_directory(f"file://{bucket}"))
     assert {"metrics.jsonl", "checkpoints/12/ema_params"} <= model
     assert not model & {"checkpoints/10", "checkpoints/12/params", "checkpoints/12/optimizer"}
+
+
+def test_what_was_measured_at_the_last_checkpoint_is_there_with_it(bucket, monkeypatch, caplog):
+    """Or a machine that is lost then leaves a stage that is done, and older losses."""
+    with working_directory(f"file://{bucket}") as directory:
+        train_toy(directory, 12, 0.0, tensor=1, broken=None)
+        assert measured_at(12, bucket) == read_metrics(directory, "validation")[-1]
+        (directory / "samples.png").write_text("drawn")
+        with monkeypatch.context() as offline:
+            offline.setattr(Store, "send", lambda *_: refuse("no route"))
+            wait_for_all("samples")
+        assert "no route" in caplog.text
+    assert "samples.png" in sent(bucket)
 
 
 def test_an_unfinished_checkpoint_is_none(bucket, monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ TPUS = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1", "JAX_PLATFORMS": ""
 LED = {"JAX_COORDINATOR_ADDRESS": "lead:5555", "JAX_NUM_PROCESSES": "4"}
 
 ASK = (None, None, None, None, None)  # JAX finds all of it
-PREFIXES = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_", "TPU_", "MEGASCALE_", "JAX_")
+PREFIXES = ("CUDA_", "SLURM_", "OMPI_", "KUBERNETES_", "JOB_", "TPU_", "MEGASCALE_", "JAX_")
 
 
 @pytest.fixture
@@ -74,9 +74,15 @@ def joined(monkeypatch):
         (OPEN_MPI_4, ASK),
         ({**OPEN_MPI_4, "OMPI_COMM_WORLD_SIZE": "1"}, None),
         (OPEN_MPI_5 | LED, ("lead:5555", 4, 2, [1], "deactivate")),
-        (
-            OPEN_MPI_5 | LED | {"JAX_LOCAL_DEVICE_IDS": "0,1"},
-            ("lead:5555", 4, 2, None, "deactivate"),
+        *(
+            (OPEN_MPI_5 | LED | {name: value}, ("lead:5555", 4, 2, devices, "deactivate"))
+            for name, value, devices in (
+                ("JAX_LOCAL_DEVICE_IDS", "0,1", None),
+                ("OMPI_COMM_WORLD_LOCAL_SIZE", "1", None),  # all devices of its host
+                ("OMPI_COMM_WORLD_LOCAL_SIZE", "2", [1]),
+                ("CUDA_VISIBLE_DEVICES", "1", None),  # a wrapper has given it its own
+                ("CUDA_VISIBLE_DEVICES", "0,1", [1]),
+            )
         ),
         (KUBERNETES | LED, ("lead:5555", 4, 3, None, "deactivate")),
         (KUBERNETES, None),  # an Indexed Job of processes that do not know each other

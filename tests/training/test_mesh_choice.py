@@ -51,6 +51,7 @@ def test_the_state_has_sixteen_bytes_a_parameter_and_is_shared_evenly(sizes):
     [
         ("B", V5E, 256, 256, 1, 1),  # 1.7 GiB
         ("B", V5P, 32, 256, 1, 1),
+        ("B", V5E, 8, 100, 1, 1),  # rows that do not divide, though there are enough
         ("3B", V5E, 256, 512, 16, 1),  # 46 GiB, of which a device has 2.9; of 8 it were 5.8
         ("3B", V5P, 32, 512, 2, 1),
         ("3B", V5E, 4, 512, 4, 1),  # too much, and no device is left
@@ -113,17 +114,18 @@ def test_a_plan_chooses_by_the_chips_that_it_is_for():
 
 def test_memory_is_that_of_the_device_that_has_least(monkeypatch):
     class Device:
-        platform = "tpu"
-
-        def __init__(self, limit):
-            self.limit = limit
+        def __init__(self, limit, platform="tpu"):
+            self.limit, self.platform = limit, platform
 
         def memory_stats(self):
+            if self.limit == "unknown":
+                raise NotImplementedError("memory_stats")
             return self.limit and {"bytes_limit": self.limit}
 
-    assert device_memory() is None
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device(7), Device(5), Device(None)])
-    assert device_memory() == 5
+    unknown = [Device(None), Device("unknown"), Device({}), Device(3, "cpu")]
+    for devices, least in ((unknown, None), ([Device(7), Device(5), *unknown], 5)):
+        monkeypatch.setattr(jax, "local_devices", lambda devices=devices: devices)
+        assert device_memory() == least
 
 
 RUN = """

@@ -106,6 +106,22 @@ def test_one_process_joins_nobody(monkeypatch):
     join()
 
 
+TEXT = """
+import sys
+from igpt_jax.processes import agreed_text, join
+_, coordinator, _, count, _, index = sys.argv[1:]
+join(coordinator, int(count), int(index))
+print([agreed_text(f"{one} of {index}") for one in "ab"], file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_all_have_the_text_of_the_first():
+    for code, errors in ends(start(["-c", TEXT], 2), timeout=100):
+        assert code == 0, errors
+        assert "['a of 0', 'b of 0']" in errors
+
+
 @pytest.mark.slow
 def test_tasks_of_slurm_find_each_other(alone, tmp_path):
     """By the variables of `srun` alone, on this machine."""

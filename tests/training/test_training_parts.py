@@ -155,6 +155,16 @@ def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
         json.loads(line)
 
 
+def test_a_torn_last_row_of_metrics_is_none(tmp_path):
+    """Others than the last are damage."""
+    row, path = '{"step": 1, "split": "train"}\n', tmp_path / "metrics.jsonl"
+    path.write_text(row + row[:-9])
+    assert read_metrics(tmp_path, "train") == [json.loads(row)]
+    path.write_text(row[:-9] + "\n" + row)
+    with pytest.raises(ValueError, match="Expecting value"):
+        read_metrics(tmp_path, "train")
+
+
 def test_metrics_are_summarized_once_parts_are_averaged(problem):
     def loss(params, batch, key):
         return quadratic(params, batch, key)[0], {
