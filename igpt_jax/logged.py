@@ -30,20 +30,30 @@ def measured_at(step: int | None, directory: Path) -> dict[str, Any]:
     )
 
 
-def logged_losses(directory: Path) -> dict[str, float]:
+def logged_losses(directory: Path, *, is_done: bool) -> dict[str, float]:
     """The last validation losses of a run, and the share by which they are under the entropy.
 
+    Args:
+        directory: of the run.
+        is_done: whether its training has ended, so that they must be of its newest checkpoint; of
+            one that was stopped, they may be of an earlier step.
+
     Returns:
-        `nats_per_token` and `bits_per_dim` of pictures, `marginal_entropy` of the training tokens
+        The `step` that was measured; `nats_per_token` and `bits_per_dim` of pictures, `marginal_entropy` of the training tokens
         in nats, `gain` over it; of models with captions `nats_per_caption_token`, too.
 
     Raises:
-        UserError: see `measured_at`.
+        UserError: nothing was measured.
     """
-    last = measured_at(latest_step(directory / GPT_CHECKPOINTS), directory / "gpt")
+    step = latest_step(directory / GPT_CHECKPOINTS)
+    if not is_done:
+        rows = read_metrics(directory / "gpt", "validation")
+        step = max((row["step"] for row in rows if row["step"] <= (step or 0)), default=step)
+    last = measured_at(step, directory / "gpt")
     entropy = load_metadata(directory / GPT_CHECKPOINTS)["marginal_entropy"]
     nats = last.get("picture_nats", last["loss"])
     result = {
+        "step": last["step"],
         "nats_per_token": nats,
         "bits_per_dim": last["bits_per_dim"],
         "marginal_entropy": entropy,

@@ -244,7 +244,7 @@ class _Run(Started):
         path = self.workdir / "result.json"
 
         def read() -> tuple[Model, dict[str, float]]:
-            return load(self.workdir), logged_losses(self.workdir)
+            return load(self.workdir), logged_losses(self.workdir, is_done=True)
 
         return once(path, fingerprint, read, self._drawn)
 

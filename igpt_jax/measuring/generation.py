@@ -97,7 +97,7 @@ def evaluate_generation(
         check_suffix(save_reference)
     config = from_dict(RunConfig, load_metadata(directory / GPT_CHECKPOINTS)["config"])
     wanted = None if reference is None else read_reference(reference)
-    likelihood = logged_losses(directory)
+    likelihood = logged_losses(directory, is_done=False)
     model = dataclasses.replace(load(directory), batch_size=batch_size)
     extractor = choose_extractor(
         inception,
