@@ -4,7 +4,8 @@
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_finetune.py \
         --from_scratch True --workdir runs/cifar10_scratch
 
-Takes runs/cifar10_pretrained. Sized for 10 minutes on 2 CPU cores; not measured yet.
+Takes runs/cifar10_pretrained. On one core of an AMD EPYC: 13 minutes each. Expected: 53.5 % of the
+validation pictures, from scratch 38.4 % (docs/recognition.md).
 """
 
 from igpt_jax.data.folders import FolderConfig

@@ -156,6 +156,9 @@ def runs_well(arguments, home, monkeypatch, capsys):
     stops_at(monkeypatch, "igpt_jax.serving.commands", "keys")
     stops_at(monkeypatch, "igpt_jax.planning.plan", "plan")
     stops_at(monkeypatch, "igpt_jax.planning.sweep", "sweep")
+    if any("://" in word for word in arguments):  # a bucket
+        stops_at(monkeypatch, "igpt_jax.mirror", "working_directory")
+        stops_at(monkeypatch, "igpt_jax.mirror", "find_directory")
     is_here = any((home / word).is_dir() and "runs/" in word for word in arguments)
     if not is_here:
         stops_at(monkeypatch, "igpt_jax.measuring.tokenizer", "evaluate")
