@@ -3,8 +3,8 @@
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_pretrained.py
     igpt probe runs/cifar10_pretrained --shots 10,100
 
-On 2 cores of an AMD EPYC, mostly one of them: 76 minutes. Expected: validation 4.18 nats a token, probe
-of layer 4 58.0 % (docs/recognition.md).
+On 2 cores of an AMD EPYC, mostly one of them: 76 minutes. Expected: validation 4.18 nats a token,
+probe of layer 4 58.0 % (docs/recognition.md).
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig

@@ -39,8 +39,9 @@ def logged_losses(directory: Path, *, is_done: bool) -> dict[str, float]:
             one that was stopped, they may be of an earlier step.
 
     Returns:
-        The `step` that was measured; `nats_per_token` and `bits_per_dim` of pictures, `marginal_entropy` of the training tokens
-        in nats, `gain` over it; of models with captions `nats_per_caption_token`, too.
+        The `step` that was measured; `nats_per_token` and `bits_per_dim` of pictures,
+        `marginal_entropy` of the training tokens in nats, `gain` over it; of models with captions
+        `nats_per_caption_token`, too.
 
     Raises:
         UserError: nothing was measured.
