@@ -29,15 +29,15 @@ def get_config() -> BaselineConfig:
             kl_weight=4.0,  # with 1, what encoders give and what is drawn are far apart
         ),
         training=TrainConfig(
-            num_steps=1_500,
+            num_steps=1_200,
             global_batch_size=16,
             optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=100, weight_decay=0.0),
             ema_decay=0.999,
             log_every=100,
-            eval_every=500,
+            eval_every=400,
             eval_batches=32,
-            picture_every=500,
-            checkpoint_every=500,
+            picture_every=400,
+            checkpoint_every=400,
         ),
         samples=SamplesConfig(num_per_class=8, columns=10, batch_size=80),
     )
