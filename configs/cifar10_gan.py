@@ -3,7 +3,7 @@
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_gan.py
     igpt evaluate --compare runs/cifar10_vq runs/cifar10_gan runs/cifar10_vae
 
-Sized for the time of configs/cifar10_vq.py, 20 minutes on 2 CPU cores; not measured yet.
+On one core of an AMD EPYC: 9 minutes of processor time (docs/evaluation.md).
 """
 
 from igpt_jax.baselines.config import BaselineConfig

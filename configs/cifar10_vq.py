@@ -2,7 +2,7 @@
 
     IGPT_DATA=/folder/of/cifar10-train.zip python train.py configs/cifar10_vq.py
 
-Sized for about 20 minutes on 2 CPU cores; not measured to its end yet.
+On one core of an AMD EPYC: 12 minutes of processor time (docs/evaluation.md).
 """
 
 from igpt_jax.config import RunConfig, SamplesConfig
