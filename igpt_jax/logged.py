@@ -9,19 +9,20 @@ from igpt_jax.training.checkpoint import latest_step, load_metadata
 from igpt_jax.training.metrics import read_metrics
 
 
-def measured_at(step: int | None, directory: Path) -> dict[str, Any]:
+def measured_at(step: int | None, directory: Path, *, or_before: bool = False) -> dict[str, Any]:
     """The row of the validation split that was measured of a checkpoint.
 
     Args:
         step: of the checkpoint.
         directory: of its stage, with `metrics.jsonl`.
+        or_before: take the last row up to that step where it has none.
 
     Raises:
         UserError: there is none: the machine was lost first, or a scheduler stopped the training.
     """
     if (directory / "metrics.jsonl").is_file():
         for row in reversed(read_metrics(directory, "validation")):
-            if row["step"] == step:
+            if row["step"] == step or (or_before and row["step"] < (step or 0)):
                 return row
     raise UserError(
         f"{directory}/metrics.jsonl: expected a row of the validation split of step {step}, which "
@@ -47,10 +48,7 @@ def logged_losses(directory: Path, *, is_done: bool) -> dict[str, float]:
         UserError: nothing was measured.
     """
     step = latest_step(directory / GPT_CHECKPOINTS)
-    if not is_done:
-        rows = read_metrics(directory / "gpt", "validation")
-        step = max((row["step"] for row in rows if row["step"] <= (step or 0)), default=step)
-    last = measured_at(step, directory / "gpt")
+    last = measured_at(step, directory / "gpt", or_before=not is_done)
     entropy = load_metadata(directory / GPT_CHECKPOINTS)["marginal_entropy"]
     nats = last.get("picture_nats", last["loss"])
     result = {

@@ -146,7 +146,7 @@ def best_probe(
         for decay in weight_decays
     ]
     best = int(np.argmax(scores))
-    probe = fit_probe(features, labels, num_classes, weight_decays[best])
+    probe = _axes(features).fit(labels, num_classes, weight_decays[best])
     return ChosenProbe(probe, weight_decays[best], scores[best])
 
 
