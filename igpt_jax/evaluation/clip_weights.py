@@ -28,7 +28,7 @@ from igpt_jax.evaluation.clip_layout import clip_layout
 from igpt_jax.evaluation.extractors import Features, extract_in_parts, on_all_devices
 from igpt_jax.interop import hub
 from igpt_jax.interop.conversion import check_layout, converted
-from igpt_jax.interop.weights import open_weights, resolve_weights
+from igpt_jax.interop.weights import find_weights, open_weights
 from igpt_jax.jsonfile import read_json
 from igpt_jax.models.layers import Activation
 from igpt_jax.parameters import flatten, unflatten
@@ -116,7 +116,7 @@ def read_clip(source: str, batch_size: int = 64) -> CLIPNetwork:
     Raises:
         UserError: a file is missing, damaged or of another model, or the files do not fit together.
     """
-    path = hub.download_weights(source) if hub.is_repository(source) else resolve_weights(source)
+    path = find_weights(source)
     config = clip_config(read_json(_beside(source, path, _CONFIG), _REMEDY), source)
     tokenizer = load_clip_tokenizer(_beside(source, path, _TOKENIZER))
     _check_fits(config, tokenizer, source)

@@ -22,7 +22,7 @@ from igpt_jax.interop.conversion import (
     leaf_spec,
 )
 from igpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
-from igpt_jax.interop.weights import open_weights, resolve_weights
+from igpt_jax.interop.weights import find_weights, open_weights, resolve_weights
 from igpt_jax.model_config import ModelConfig
 from igpt_jax.sampling.sampler import SamplingConfig
 from igpt_jax.stored import (
@@ -96,7 +96,7 @@ def import_part(
     """
     if kind not in KINDS:
         raise UserError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    path = hub.download_weights(source) if hub.is_repository(source) else resolve_weights(source)
+    path = find_weights(source)
     part = "tokenizer" if kind == PALETTE else _PARTS.get(kind, "gpt")
     before = _directory_config(directory, part)
     if kind == PALETTE:

@@ -9,6 +9,7 @@ import numpy as np
 
 from igpt_jax.data.paths import expand_path
 from igpt_jax.errors import UserError
+from igpt_jax.interop import hub
 from igpt_jax.interop.hub import HUB, download_file, split_source
 from igpt_jax.interop.lazy_arrays import LazyArrays
 from igpt_jax.interop.msgpack_file import is_msgpack, open_msgpack
@@ -33,6 +34,18 @@ _IN_DIRECTORY: Final = (
     "pytorch_model.bin",  # beside which training_args.bin may lie
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.npz"),
 )
+
+
+def find_weights(source: str) -> Path:
+    """Return the local path of weights, as `resolve_weights`, or of a whole repository's.
+
+    Args:
+        source: as `resolve_weights` takes it, or ORG/NAME on the Hugging Face Hub.
+
+    Raises:
+        UserError: as `resolve_weights`.
+    """
+    return hub.download_weights(source) if hub.is_repository(source) else resolve_weights(source)
 
 
 def resolve_weights(source: str | os.PathLike[str]) -> Path:
