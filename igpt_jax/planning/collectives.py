@@ -14,7 +14,7 @@ KINDS: Final = (
 )  # fmt: skip
 _LISTED: Final = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA: Final = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
-_MESH: Final = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_MESH: Final = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _AXIS: Final = re.compile(r"'([^']+)'=(\d+)")
 _NAMED: Final = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 _CHANNEL: Final = re.compile(r"channel_id=(\d+)")

@@ -15,7 +15,11 @@ from igpt_jax.planning.hlo import parse_module
 from igpt_jax.planning.programs import Program
 from igpt_jax.planning.topology import Topology
 
+# Two ways in which a TPU's compiler refuses: of all memory, and of temporaries alone.
 _USED: Final = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+_TEMPORARIES: Final = re.compile(
+    r"temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"
+)
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -27,14 +31,14 @@ class Compiled:
         kinds: kind of argument -> bytes.
         memory: what the compiler says: `arguments`, `outputs`, `aliased` (outputs in the place of
             donated arguments), `temporaries`, `code` and `total`. Where the program does not fit,
-            only the total, if the compiler tells it.
+            what the compiler tells: the total, or temporaries, to which its arguments are added.
         capacity: bytes that the compiler may use; None where it did not say.
         fits: whether it compiled.
         model_flops: of all devices, see `Program`.
         flops: of the compiled program's products, loops counted, with what is computed again.
         hbm_bytes: that it reads and writes, loops counted.
         busy_seconds: of each instruction the longer of computing and moving at the chip's
-            published peaks, summed.
+            published peaks, summed; without copies in the background.
         reported_flops: the compiler's own cost analysis, which counts the body of a loop once.
         reported_bytes: the same.
         collectives: what is communicated.
@@ -69,13 +73,13 @@ def compile_program(program: Program, topology: Topology) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = _USED.search(str(error))
+        memory, capacity = _read_refusal(str(error), sum(kinds.values()))
         return Compiled(
             kinds,
-            {"total": _read_bytes(used[1], used[2])} if used else {},
+            memory,
             program.model_flops,
             fits=False,
-            capacity=_read_bytes(used[3], used[4]) if used else None,
+            capacity=capacity,
             seconds=time.perf_counter() - start,
         )
     seconds = time.perf_counter() - start
@@ -91,6 +95,7 @@ def compile_program(program: Program, topology: Topology) -> Compiled:
         busy_seconds=sum(
             one.times * max(one.flops / chip.peak_flops, one.num_bytes / chip.memory_bandwidth)
             for one in work
+            if not one.in_background
         ),
         reported_flops=float(reported.get("flops", 0.0)),
         reported_bytes=float(reported.get("bytes accessed", 0.0)),
@@ -122,6 +127,17 @@ def _memory(analysis: Any) -> dict[str, int]:
         "code": analysis.generated_code_size_in_bytes,
     }
     return sizes | {"total": sum(sizes.values()) - 2 * sizes["aliased"]}
+
+
+def _read_refusal(message: str, arguments: int) -> tuple[dict[str, int], int | None]:
+    """What a program would need, and what there is; as far as the compiler tells."""
+    if used := _USED.search(message):
+        return {"total": _read_bytes(used[1], used[2])}, _read_bytes(used[3], used[4])
+    if used := _TEMPORARIES.search(message):
+        temporaries = _read_bytes(used[1], used[2])
+        memory = {"temporaries": temporaries, "total": arguments + temporaries}
+        return memory, _read_bytes(used[3], used[4])
+    return {}, None
 
 
 def _read_bytes(number: str, unit: str) -> int:

@@ -18,6 +18,11 @@ _CONTRACTED: Final = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS: Final = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 # What a Pallas kernel says of itself.
 _KERNEL: Final = re.compile(r'"cost_estimate":\s*\{[^}]*?"flops":\s*"?(\d+)')
+# The attention kernel of TPUs does not: its products of queries and keys' blocks.
+_SPLASH: Final = re.compile(r"^splash_mha_(fwd|dq|dkv)_")
+_SPLASH_PRODUCTS: Final = {"fwd": 2, "dq": 3, "dkv": 4}
+_SPLASH_BLOCK: Final = re.compile(r'\\"block_q\\": (\d+)')
+_ALLOCATES: Final = 'custom_call_target="AllocateBuffer"'
 _WINDOW: Final = re.compile(r"window=\{([^}]*)\}")
 
 
@@ -29,17 +34,24 @@ class Work:
         times: how often it runs.
         flops: of its matrix products and convolutions; all else costs bytes, not operations.
         num_bytes: read from and written to HBM, of slices only what they touch.
+        in_background: whether it is a copy that moves while others compute.
     """
 
     times: float
     flops: float
     num_bytes: float
+    in_background: bool = False
 
 
 def find_work(module: Module) -> list[Work]:
     """The work of each instruction that is no communication."""
     return [
-        Work(times, _flops(module, name, instruction), _hbm_bytes(module, name, instruction))
+        Work(
+            times,
+            _flops(module, name, instruction),
+            _hbm_bytes(module, name, instruction),
+            in_background=instruction.opcode.endswith("-start"),
+        )
         for name, times, is_fused in module.executed()
         if not is_fused
         for instruction in module.computations[name].values()
@@ -67,8 +79,7 @@ def _flops(module: Module, computation: str, instruction: Instruction) -> float:
             for inner in module.computations[called].values()
         )
     if instruction.opcode == "custom-call":
-        said = _KERNEL.search(instruction.text)
-        return float(said[1]) if said else 0.0
+        return _kernel_flops(module, computation, instruction)
     if instruction.opcode not in ("dot", "convolution"):
         return 0.0
     shapes = module.operand_shapes(computation, instruction)
@@ -80,6 +91,23 @@ def _flops(module: Module, computation: str, instruction: Instruction) -> float:
         dims = [int(dim) for dim in contracted[1].split(",") if dim] if contracted else []
         return 2.0 * instruction.shapes[0].size * float(np.prod([left.dims[d] for d in dims]))
     return _convolution_flops(left, right, instruction)
+
+
+def _kernel_flops(module: Module, computation: str, instruction: Instruction) -> float:
+    """What a kernel says of itself; of causal attention, the blocks that are not hidden."""
+    if said := _KERNEL.search(instruction.text):
+        return float(said[1])
+    attention = _SPLASH.match(instruction.name)
+    if attention is None:
+        return 0.0
+    shapes = [shape for (shape, *_) in module.operand_shapes(computation, instruction)]
+    query = next(shape for shape in shapes if len(shape.dims) == 4)  # behind those of the mask
+    rows, heads, slots, head_dim = query.dims
+    told = _SPLASH_BLOCK.search(instruction.text)
+    block = int(told[1]) if told else slots
+    blocks = slots // block
+    pairs = blocks * (blocks + 1) // 2 * block**2
+    return 2.0 * _SPLASH_PRODUCTS[attention[1]] * rows * heads * pairs * head_dim
 
 
 def _convolution_flops(left: Shape, right: Shape, instruction: Instruction) -> float:
@@ -129,14 +157,15 @@ def _window(text: str, rank: int) -> list[tuple[int, int, int, int, int]]:
 def _hbm_bytes(module: Module, computation: str, instruction: Instruction) -> float:
     inside = module.computations[computation]
     operands = [inside[name] for name in instruction.operands if name in inside]
+    if _ALLOCATES in instruction.text:
+        return 0.0
     if instruction.opcode in ("dynamic-slice", "gather", "slice"):
         return 2.0 * _in_hbm(instruction.shapes)
     if instruction.opcode == "dynamic-update-slice" and len(operands) > 1:
         return 2.0 * _in_hbm(operands[1].shapes)
     if instruction.opcode == "fusion":
-        (called,) = instruction.called["calls"]
-        fused = module.computations[called]
-        return _fusion_reads(fused, operands) + _fusion_writes(fused, instruction)
+        fused = module.computations[instruction.called["calls"][0]]
+        return _fusion_reads(module, fused, operands) + _fusion_writes(module, fused, instruction)
     shapes = instruction.shapes
     if instruction.opcode.endswith("-start"):  # its results name its operands once more
         shapes = shapes[:1]
@@ -147,22 +176,21 @@ def _in_hbm(shapes: tuple[Shape, ...]) -> float:
     return float(sum(shape.num_bytes for shape in shapes if not shape.on_chip))
 
 
-def _fusion_reads(fused: Computation, operands: list[Instruction]) -> float:
+def _fusion_reads(module: Module, fused: Computation, operands: list[Instruction]) -> float:
     """What a fusion reads; of an operand of which it only takes slices, these."""
     total = 0.0
     for number, operand in enumerate(operands):
         whole = _in_hbm(operand.shapes)
         parameter = _parameter(fused, number)
         if whole and parameter is not None:
-            parts = [_part_read(fused, user, name) for user, name in _users(fused, parameter)]
-            sizes = [size for size in parts if size is not None]
-            if len(sizes) == len(parts):
-                whole = min(whole, sum(sizes))
+            sizes = [_part_read(user, name) for user, name in _users(module, fused, parameter)]
+            if all(size is not None for size in sizes):
+                whole = min(whole, sum(size for size in sizes if size is not None))
         total += whole
     return total
 
 
-def _part_read(fused: Computation, user: Instruction, name: str) -> float | None:
+def _part_read(user: Instruction, name: str) -> float | None:
     """Bytes of an operand that an instruction touches; None for all of it."""
     if user.opcode in ("dynamic-slice", "gather", "slice") and user.operands[0] == name:
         return float(user.num_bytes)
@@ -171,22 +199,30 @@ def _part_read(fused: Computation, user: Instruction, name: str) -> float | None
     return None
 
 
-def _fusion_writes(fused: Computation, instruction: Instruction) -> float:
+def _fusion_writes(module: Module, fused: Computation, instruction: Instruction) -> float:
     """What a fusion writes; of an array that it updates in place, the update."""
-    roots = [inner for inner in fused.values() if inner.is_root]
-    if roots and roots[0].opcode == "tuple":
-        roots = [fused[name] for name in roots[0].operands if name in fused]
+    (root,) = (inner for inner in fused.values() if inner.is_root)
+    roots = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
     if len(roots) != len(instruction.shapes):
         return _in_hbm(instruction.shapes)
-    total = 0.0
-    for root, shape in zip(roots, instruction.shapes, strict=True):
-        while root.opcode == "bitcast" and root.operands[0] in fused:
-            root = fused[root.operands[0]]
-        if root.opcode == "dynamic-update-slice" and root.operands[1] in fused:
-            total += 0.0 if shape.on_chip else float(fused[root.operands[1]].num_bytes)
-        else:
-            total += _in_hbm((shape,))
-    return total
+    return sum(
+        0.0 if shape.on_chip else _written(module, fused, root)
+        for root, shape in zip(roots, instruction.shapes, strict=True)
+    )
+
+
+def _written(module: Module, fused: Computation, source: Instruction) -> float:
+    """Bytes that make a result of a fusion, also of one inside of another."""
+    if source.opcode == "bitcast":
+        return _written(module, fused, fused[source.operands[0]])
+    if source.opcode == "dynamic-update-slice":
+        return float(fused[source.operands[1]].num_bytes)
+    if source.opcode == "fusion":
+        inside = module.computations[source.called["calls"][0]]
+        (root,) = (inner for inner in inside.values() if inner.is_root)
+        if root.opcode != "tuple":
+            return _written(module, inside, root)
+    return float(source.num_bytes)
 
 
 def _parameter(fused: Computation, number: int) -> Instruction | None:
@@ -196,11 +232,20 @@ def _parameter(fused: Computation, number: int) -> Instruction | None:
     return None
 
 
-def _users(fused: Computation, source: Instruction) -> Iterator[tuple[Instruction, str]]:
-    """What reads an instruction's result, also through bitcasts, and under which name."""
+def _users(
+    module: Module, fused: Computation, source: Instruction
+) -> Iterator[tuple[Instruction, str]]:
+    """What reads an instruction's result, under which name; also behind bitcasts and in fusions."""
     for inner in fused.values():
-        if source.name in inner.operands:
-            if inner.opcode == "bitcast":
-                yield from _users(fused, inner)
-            else:
-                yield inner, source.name
+        if source.name not in inner.operands:
+            continue
+        if inner.opcode == "bitcast":
+            yield from _users(module, fused, inner)
+        elif inner.opcode == "fusion":
+            inside = module.computations[inner.called["calls"][0]]
+            for number, name in enumerate(inner.operands):
+                parameter = _parameter(inside, number) if name == source.name else None
+                if parameter is not None:
+                    yield from _users(module, inside, parameter)
+        else:
+            yield inner, source.name

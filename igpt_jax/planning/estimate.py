@@ -9,7 +9,8 @@ from igpt_jax.planning.topology import GIB, GPUS_A_HOST, Topology
 ASSUMPTIONS = {
     "tpu": (
         "each instruction takes the longer of its products at the published bfloat16 peak and its "
-        "HBM traffic at the published bandwidth",
+        "HBM traffic at the published bandwidth; copies that the compiler started in the "
+        "background hide behind computing, as far as the bandwidth goes",
         "collectives run as rings over as few axes of the torus as hold their groups, both ways; "
         "those that the compiler started in the background hide behind computing, others do not",
         "nothing waits for data, no kernel falls short of its peak: a real step takes longer",
@@ -67,8 +68,9 @@ def estimate(compiled: Compiled, topology: Topology) -> Estimate:
     network = sum(seconds for _, seconds in sent)
     exposed = sum(seconds * (1 - one.in_background * is_real) for one, seconds in sent)
     compute = compiled.flops / chip.peak_flops
+    hbm = compiled.hbm_bytes / chip.memory_bandwidth if is_real else 0.0
     busy = compiled.busy_seconds if is_real else compute
-    seconds = max(busy + exposed, network)
+    seconds = max(busy + exposed, network, hbm)
     needed = compiled.memory.get("total", 0)
     if not is_real:  # a CPU's temporaries say nothing of a GPU's
         needed = sum(compiled.kinds.values())
@@ -76,7 +78,7 @@ def estimate(compiled: Compiled, topology: Topology) -> Estimate:
     peak = chip.peak_flops * topology.num_chips
     return Estimate(
         compute_seconds=compute,
-        hbm_seconds=compiled.hbm_bytes / chip.memory_bandwidth if is_real else 0.0,
+        hbm_seconds=hbm,
         network_seconds=network,
         seconds=seconds,
         mfu=compiled.model_flops / (peak * seconds) if seconds else 0.0,

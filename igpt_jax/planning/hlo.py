@@ -1,5 +1,6 @@
 """Reads the text of a compiled program: computations, instructions, and how often each runs."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -113,23 +114,56 @@ class Module:
                     yield from self._executed(called, times * factor, inside)
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a `while` runs its body; 1 where the compiler does not say."""
+        """How often a `while` runs its body, by the compiler or its counter; 1 if neither tells."""
         known = _TRIPS.search(loop.text)
         if known:
             return int(known[1])
-        limits = [
-            int(constant[1])
-            for name in loop.called.get("condition", ())
-            for instruction in self.computations[name].values()
-            if instruction.opcode == "constant"
-            and (constant := re.match(r"\((\d+)\)", instruction.text))
-        ]
-        return max(limits, default=1)
+        (condition,) = loop.called.get("condition", ("",))
+        inside = self.computations.get(condition, {})
+        limits = [value for one in inside.values() if (value := _constant(one)) is not None]
+        step = self._step(loop, inside)
+        return math.ceil(max(limits, default=1) / step)
+
+    def _step(self, loop: Instruction, condition: Computation) -> int:
+        """By how much a loop's counter grows; 1 where it is not plainly added."""
+        (body,) = loop.called.get("body", ("",))
+        inside = self.computations.get(body, {})
+        counted = [_element(one) for one in condition.values() if one.opcode == _ELEMENT]
+        roots = [one for one in inside.values() if one.is_root and one.opcode == "tuple"]
+        if len(counted) != 1 or not roots or counted[0] >= len(roots[0].operands):
+            return 1
+        one, step = inside.get(roots[0].operands[counted[0]]), 0
+        while one is not None and one.opcode == "add":
+            operands = [inside[name] for name in one.operands if name in inside]
+            added = [value for part in operands if (value := _constant(part)) is not None]
+            rest = [part for part in operands if _constant(part) is None]
+            if len(added) != 1 or len(rest) != 1:
+                return 1
+            one, step = rest[0], step + added[0]
+        is_counter = one is not None and one.opcode == _ELEMENT and _element(one) == counted[0]
+        return step if is_counter and step > 0 else 1
 
     def operand_shapes(self, computation: str, instruction: Instruction) -> list[tuple[Shape, ...]]:
         """Shapes of what an instruction reads."""
         inside = self.computations[computation]
         return [inside[name].shapes for name in instruction.operands if name in inside]
+
+
+_ELEMENT: Final = "get-tuple-element"
+
+
+def _constant(instruction: Instruction) -> int | None:
+    """The whole number that an instruction is; None of others."""
+    if instruction.opcode != "constant":
+        return None
+    found = re.match(r"\((-?\d+)\)", instruction.text)
+    return int(found[1]) if found else None
+
+
+def _element(instruction: Instruction) -> int:
+    """Which element of a tuple it takes."""
+    found = re.search(r"index=(\d+)", instruction.text)
+    return int(found[1]) if found else 0
 
 
 # What their computations are applied to are elements, which cost nothing beside the whole.
@@ -147,12 +181,12 @@ def parse_module(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         header = _HEADER.match(line)
         if header:
             current = computations.setdefault(header[2], {})
             entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":
             current = None
         elif current is not None and (found := _INSTRUCTION.match(line)):
             instruction = _instruction(found[2], found[3], bool(found[1]))
@@ -160,6 +194,20 @@ def parse_module(text: str) -> Module:
     if not entry:
         raise ValueError("expected the text of a compiled program, found no ENTRY")
     return Module(entry, computations)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines, with what kernels say of themselves, which has lines of its own, in one."""
+    open_line = ""
+    for line in text.splitlines():
+        if line in ("", "}") or _HEADER.match(line) or _INSTRUCTION.match(line):
+            if open_line:
+                yield open_line
+            open_line = line
+        else:
+            open_line += line
+    if open_line:
+        yield open_line
 
 
 def _instruction(name: str, rest: str, is_root: bool) -> Instruction:

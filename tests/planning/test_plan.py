@@ -3,7 +3,9 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -21,9 +23,10 @@ from igpt_jax.planning.plan import plan
 from igpt_jax.planning.programs import Program, lower
 from igpt_jax.planning.sweep import sweep
 from igpt_jax.planning.topology import GIB, parse_topology
+from igpt_jax.recipes import imagenet_llamagen
 from igpt_jax.starting import picture_batches
 from igpt_jax.testing import tiny_asked_config, tiny_config, tiny_video_config
-from igpt_jax.training.sharding import MeshConfig, make_mesh
+from igpt_jax.training.sharding import MeshConfig, make_mesh, replicated
 
 DEBUG = "configs/debug.py"
 
@@ -136,6 +139,12 @@ TOO_LARGE = (
 )
 
 
+NO_ROOM = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+    "(28.52G) exceeds available HBM (15.75G)."
+)
+
+
 class Refused:
     """A program that a compiler refuses."""
 
@@ -151,6 +160,11 @@ def test_what_a_refusing_compiler_says_is_read():
     found = compile_program(Program(Refused(TOO_LARGE), {}, 1e12, mesh), topology)
     assert not found.fits
     assert found.memory == {"total": 20.5 * GIB}
+    assert found.capacity == 15.75 * GIB
+    whole = {"parameters": jax.ShapeDtypeStruct((2**28,), "float32", sharding=replicated(mesh))}
+    found = compile_program(Program(Refused(NO_ROOM), whole, 1e12, mesh), topology)
+    assert found.memory["temporaries"] == int(28.52 * GIB)
+    assert found.memory["total"] == int(28.52 * GIB) + GIB
     assert found.capacity == 15.75 * GIB
     with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
         compile_program(Program(Refused("INTERNAL: broken"), {}, 1e12, mesh), topology)
@@ -232,21 +246,72 @@ def test_plan_of_simulated_devices(capsys):
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler (libtpu)"
 )
+def test_slices_of_tpus_have_a_device_a_chip_and_every_mesh():
+    """Also meshes that take half of an axis of a torus."""
+    code = (
+        "from igpt_jax.errors import UserError\n"
+        "from igpt_jax.planning.child import find_devices\n"
+        "from igpt_jax.planning.topology import parse_topology\n"
+        "from igpt_jax.training.sharding import MeshConfig, make_mesh\n"
+        "for name in ('v4:2x2x4', 'v5p:2x2x4', 'v5e:4x4', 'v6e:4x4'):\n"
+        "    devices = find_devices(parse_topology(name))\n"
+        "    assert len(devices) == 16\n"
+        "    for fsdp in (1, 2, 8, 16):\n"
+        "        for tensor in (1, 2, 4):\n"
+        "            if fsdp * tensor <= 16:\n"
+        "                mesh = make_mesh(MeshConfig(-1, fsdp, tensor), devices)\n"
+        "                assert set(mesh.devices.flat) == set(devices)\n"
+        "from jax.experimental.topologies import get_topology_desc\n"
+        "two = get_topology_desc(platform='tpu', topology_name='v5e:4x4', num_slices=2).devices\n"
+        "copies = make_mesh(MeshConfig(-1, 8, 1), two).devices\n"
+        "slices = [{one.slice_index for one in copy.flat} for copy in copies]\n"
+        "assert slices == [{0}, {0}, {1}, {1}], slices\n"
+        "try:\n"
+        "    make_mesh(MeshConfig(-1, 32, 1), two)\n"
+        "except UserError as error:\n"
+        "    assert 'a multiple of 2 for data' in str(error)\n"
+        "else:\n"
+        "    raise AssertionError('parameters over two slices')\n"
+    )
+    environment = {**os.environ, **child._environment(parse_topology("v5e:2x2"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler (libtpu)"
+)
 def test_plan_of_a_tpu_without_one():
-    config = tiny_config()
-    topology = parse_topology("v5e:2x2")
-    one, two = (
-        child.compile_apart(
-            dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=fsdp)),
-            "gpt", topology, 8,
-        )
-        for fsdp in (1, 4)
-    )  # fmt: skip
-    assert one.fits
-    assert two.fits
-    assert two.kinds["parameters"] < one.kinds["parameters"] / 2
+    """Two layers of LlamaGen-B: every product of the compiled program is one that is known of."""
+    run, topology = imagenet_llamagen("B").resolved(), parse_topology("v5e:2x2")
+    gpt = dataclasses.replace(run.gpt, num_layers=2)
+    batch, layer = 32, 4 * gpt.embed_dim**2 + 2 * gpt.embed_dim * gpt.hidden_dim  # but the last
+    attention = 2 * batch * gpt.seq_len**2 * gpt.embed_dim  # one product of a layer
+
+    def compiled(fsdp, tensor, remat):
+        changed = dataclasses.replace(gpt, remat=remat)
+        config = dataclasses.replace(run, gpt=changed, mesh=MeshConfig(-1, fsdp, tensor))
+        return child.compile_apart(config, "gpt", topology, batch)
+
+    one, two, three = compiled(1, 1, "none"), compiled(4, 1, "full"), compiled(2, 2, "none")
+    assert all(found.fits for found in (one, two, three))
+    assert two.kinds["parameters"] < one.kinds["parameters"] / 3.9
     assert {found.kind for found in one.collectives} == {"all-reduce"}
     assert "all-gather" in {found.kind for found in two.collectives}
-    assert one.model_flops == two.model_flops
-    # All products of all devices are the model's, but for what each does for itself.
-    assert 4 * one.flops == pytest.approx(one.model_flops, rel=0.2)
+    # No more is gathered at once than the largest parameter, never the logits.
+    largest = 2 * gpt.embed_dim * gpt.vocab_size
+    for found in (two, three):
+        gathered = [one.largest for one in found.collectives if one.kind == "all-gather"]
+        assert max(gathered) <= largest
+    assert one.model_flops == two.model_flops == three.model_flops
+    # Backward, the attention kernel makes its scores again, and their gradient, twice: 9 products
+    # where 6 are written.
+    known = one.model_flops + 2 * 3 * attention
+    # The forward pass of the blocks, but their last products, which nothing asks for.
+    again = 2 * (2 * batch * gpt.seq_len * layer + 2 * attention)
+    assert 4 * one.flops == pytest.approx(known, rel=0.01)
+    assert 4 * three.flops == pytest.approx(known, rel=0.01)
+    assert 4 * two.flops == pytest.approx(known + again, rel=0.01)

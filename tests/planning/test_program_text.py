@@ -32,6 +32,47 @@ def test_loops_run_as_often_as_their_condition_or_the_compiler_says():
         assert "add.clone" not in runs  # what is summed costs nothing beside the sum
 
 
+@pytest.mark.parametrize(
+    ("next_count", "times"),
+    [
+        ("%next = u32[] add(%n, %one)", 31),
+        ("%next = u32[] add(%n, %two)", 16),  # of 31, the last half of a round is the body's own
+        ("%more = u32[] add(%n, %one)\n  %next = u32[] add(%two, %more)", 11),
+        ("%next = u32[] multiply(%n, %two)", 31),  # not plainly added: at most
+    ],
+)
+def test_loops_whose_counter_grows_by_more_than_one(next_count, times):
+    text = f"""HloModule m
+
+%body (t: (f32[8], u32[])) -> (f32[8], u32[]) {{
+  %t = (f32[8]{{0}}, u32[]) parameter(0)
+  %x = f32[8]{{0}} get-tuple-element(%t), index=0
+  %n = u32[] get-tuple-element(%t), index=1
+  %one = u32[] constant(1)
+  %two = u32[] constant(2)
+  {next_count}
+  ROOT %r = (f32[8]{{0}}, u32[]) tuple(%x, %next)
+}}
+
+%condition (s: (f32[8], u32[])) -> pred[] {{
+  %s = (f32[8]{{0}}, u32[]) parameter(0)
+  %count = u32[] get-tuple-element(%s), index=1
+  %limit = u32[] constant(31)
+  ROOT %less = pred[] compare(%count, %limit), direction=LT
+}}
+
+ENTRY %main (a: f32[8]) -> f32[8] {{
+  %a = f32[8]{{0}} parameter(0)
+  %zero = u32[] constant(0)
+  %start = (f32[8]{{0}}, u32[]) tuple(%a, %zero)
+  %loop = (f32[8]{{0}}, u32[]) while(%start), condition=%condition, body=%body
+  ROOT %out = f32[8]{{0}} get-tuple-element(%loop), index=0
+}}
+"""
+    runs = {name: count for name, count, _ in parse_module(text).executed()}
+    assert runs["body"] == times
+
+
 def test_collectives_of_a_loop():
     gathered, summed = find_collectives(parse_module(LOOP), num_devices=8)
     assert (gathered.kind, gathered.group_size, gathered.count) == ("all-gather", 4, 4)
@@ -58,6 +99,7 @@ GROUPS = {
     "replica_groups=[4,2]<=[2,4]T(1,0)": 2,
     "replica_groups=mesh['a'=2,'b'=1,'c'=4] {'a','c'}": 8,
     "replica_groups=mesh['a'=2,'b'=8] {'b':(2)4}": 4,
+    "replica_groups=mesh['a'=4,'b'=1,'c'=4], device_ids=([4,4]T(1,0)) {'a'}": 4,
     "replica_groups={}": 16,
 }
 
@@ -169,3 +211,35 @@ backend_config={"custom_call_config":{"body":"TUw","cost_estimate":{"flops":"409
     work = find_work(parse_module(text))
     assert total_flops(work) == 4096
     assert total_bytes(work) == 2 * 8 * 16 * 2
+
+
+@pytest.mark.parametrize(("kernel", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_attention_computes_the_blocks_it_sees(kernel, products):
+    """The kernel's lines of its own end neither its computation nor what is behind it."""
+    module = parse_module((HERE / "attention.hlo").read_text().replace("NAME", kernel))
+    assert list(module.computations["body"])[-1] == "out"
+    seen = sum(key <= query for query in range(4) for key in range(4)) * 256**2
+    attention = products * 2 * (2 * 4) * seen * 64
+    assert total_flops(find_work(module)) == attention + 2 * 8192 * 64 * 64
+
+
+def test_a_slice_inside_of_a_fusion_inside_of_a_fusion():
+    """One layer of a stack is read, and one is written."""
+    text = (HERE / "nested.hlo").read_text()
+    layer, index = 64 * 32, 4
+    assert total_bytes(find_work(parse_module(text))) == 2 * layer + 4 * layer + index
+
+
+def test_copies_in_the_background_and_room_that_is_only_kept():
+    text = """HloModule m
+
+ENTRY %main (a: f32[64]) -> f32[64] {
+  %a = f32[64]{0} parameter(0)
+  %s = (f32[64]{0:S(1)}, f32[64]{0}, u32[]) copy-start(%a)
+  %d = f32[64]{0:S(1)} copy-done(%s)
+  %room = f32[4096]{0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %r = f32[64]{0} add(%d, %d)
+}
+"""
+    moved = [one for one in find_work(parse_module(text)) if one.num_bytes]
+    assert [(one.num_bytes, one.in_background) for one in moved] == [(256, True), (256, False)]
