@@ -93,8 +93,12 @@ def find_devices(topology: Topology) -> list[Any]:
             f"topology {topology.name}: expected the TPU compiler, found none; pip install "
             "'igpt_jax[tpu]' (it needs no TPU)"
         )
+    # Chips of two cores are one device each, as a run on them has it.
+    cores = {"chip_config_name": "megacore"} if topology.chip.cores == 2 else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.compiler_name)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.compiler_name, **cores
+        )
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         raise UserError(
             f"topology {topology.name}: expected a slice that the TPU compiler knows, got "

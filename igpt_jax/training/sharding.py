@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from igpt_jax.errors import UserError
@@ -79,7 +80,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """A mesh ('data', 'fsdp', 'tensor') over all devices.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices, or copies do not divide over
+            slices.
     """
     devices = jax.devices() if devices is None else devices
     fsdp, tensor = config.fsdp or 1, config.tensor or 1
@@ -90,8 +92,35 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"{config.data} * {fsdp} * {tensor}; set data to -1 to take what is left"
         )
     # Linen needs Auto axes: it places no sharding on intermediate arrays itself.
-    shape = (data, fsdp, tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(
+        _arranged(data, fsdp, tensor, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    )
+
+
+def _arranged(
+    data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device]
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """Devices so that neighbours on the mesh are neighbours on the network.
+
+    An axis of the mesh may take part of an axis of the torus: `jax.make_mesh` allows it on v5e
+    alone, and elsewhere has no mesh of 2 x 8 for a slice of 4 x 4. Slices of TPUs that are joined
+    by a slower network are copies (`data`).
+
+    Raises:
+        UserError: copies do not divide over the slices.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        shape = (data, fsdp, tensor)
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if data % slices:
+        raise UserError(
+            f"mesh: expected a multiple of {slices} for data, which is split over as many slices, "
+            f"got {data}"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, fsdp, tensor), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
