@@ -1,6 +1,7 @@
 """The mesh of a run: as its config says, or as its models need it."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from igpt_jax.models.gpt import GPT
 from igpt_jax.parameters import module_inputs
 from igpt_jax.tokenizers.autoencoder import Autoencoder
 from igpt_jax.training.loop import TrainConfig
-from igpt_jax.training.mesh_choice import choose_mesh, state_bytes
+from igpt_jax.training.mesh_choice import choose_mesh, choose_sampling_mesh, state_bytes
 from igpt_jax.training.sharding import MeshConfig
 
 
@@ -28,13 +29,25 @@ def mesh_of_run(config: RunConfig, num_devices: int, memory: float | None) -> Me
     stages = _stages(config) if config.mesh.is_open and memory is not None else []
     if not stages:
         return choose_mesh(config.mesh, {}, num_devices, None, num_devices)
-    shapes = [
-        jax.eval_shape(module.init, jax.random.key(0), *module_inputs(module))["params"]
-        for module, _ in stages
-    ]
+    shapes = [_shapes(module) for module, _ in stages]
     rows = [one.global_batch_size // one.accumulation_steps for _, one in stages]
     largest = max(range(len(stages)), key=lambda index: state_bytes(shapes[index], 1, 1))
     return choose_mesh(config.mesh, shapes[largest], num_devices, memory, rows[largest])
+
+
+def mesh_of_sampler(config: RunConfig, num_devices: int, memory: float) -> MeshConfig:
+    """The mesh that a run's model is best drawn on.
+
+    Args:
+        config: the run, resolved.
+        num_devices: of all processes.
+        memory: bytes of one device.
+    """
+    return choose_sampling_mesh(_shapes(GPT(config.gpt)), num_devices, memory)
+
+
+def _shapes(module: nn.Module) -> Any:
+    return jax.eval_shape(module.init, jax.random.key(0), *module_inputs(module))["params"]
 
 
 def _stages(config: RunConfig) -> list[tuple[nn.Module, TrainConfig]]:

@@ -13,7 +13,7 @@ from igpt_jax.planning.compiling import Compiled
 from igpt_jax.planning.estimate import ASSUMPTIONS, Estimate, estimate, gib, short
 from igpt_jax.planning.programs import ProgramName
 from igpt_jax.planning.topology import Topology
-from igpt_jax.run_mesh import with_mesh
+from igpt_jax.run_mesh import mesh_of_sampler, with_mesh
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.sharding import MeshConfig
 
@@ -37,7 +37,8 @@ def plan(
         topology: the slice.
         stage: `gpt`, which plans the sampler, too, or `tokenizer`.
         sampler_batch: pictures drawn at once; None for the run's own number, rounded up to the
-            mesh; 0 leaves the sampler out.
+            mesh; 0 leaves the sampler out. Its mesh is not training's: copies of the parameters,
+            over a few chips by `tensor` where one does not hold them.
         compile_one: what compiles.
 
     Returns:
@@ -48,7 +49,6 @@ def plan(
     """
     config = with_mesh(config.resolved(), topology.num_chips, topology.chip.memory_bytes)
     training = training_of(config, stage)
-    rows = _rows(config.mesh, topology)
     report: dict[str, Any] = {
         "topology": topology.name,
         "chip": topology.chip.name,
@@ -60,11 +60,16 @@ def plan(
         ),
     }  # fmt: skip
     if stage == "gpt" and sampler_batch != 0:
+        mesh = mesh_of_sampler(config, topology.num_chips, topology.chip.memory_bytes)
+        config = dataclasses.replace(config, mesh=mesh)
+        sizes = _mesh(mesh, topology)
         wanted = config.samples.batch_size if sampler_batch is None else sampler_batch
-        batch = rows * math.ceil(wanted / rows)
+        batch = sizes["data"] * math.ceil(wanted / sizes["data"])
         logger.info("compiling the sampler for %s, %d pictures", topology.name, batch)
         compiled = compile_one(config, "sampler", topology, batch)
-        report["sampler"] = _sampler_report(compiled, topology, batch, config.gpt.seq_len)
+        report["sampler"] = {
+            "mesh": sizes, **_sampler_report(compiled, topology, batch, config.gpt.seq_len)
+        }  # fmt: skip
     report["fits"] = all(report[name]["fits"] for name in ("train", "sampler") if name in report)
     report["assumptions"] = list(ASSUMPTIONS[topology.chip.platform])
     report["chip_source"] = topology.chip.source
@@ -91,12 +96,6 @@ def _mesh(mesh: MeshConfig, topology: Topology) -> dict[str, int]:
             f"got {mesh.data} * {mesh.fsdp} * {mesh.tensor}"
         )
     return {"data": data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
-
-
-def _rows(mesh: MeshConfig, topology: Topology) -> int:
-    """Devices that see different pictures."""
-    sizes = _mesh(mesh, topology)
-    return sizes["data"] * sizes["fsdp"]
 
 
 def step_report(

@@ -120,7 +120,7 @@ def _lower_step(
 
 
 def _lower_sampler(config: RunConfig, mesh: Mesh, batch_size: int) -> Program:
-    """The sampler over the mesh of training: parameters by the table, rows over the rest."""
+    """The sampler over a mesh: parameters by the table, rows over the rest."""
     gpt, encoder = GPT(config.gpt), _text_encoder(config)
     check_batch_size(batch_size, 1, mesh)
     params = abstract_params(gpt, placement=mesh)

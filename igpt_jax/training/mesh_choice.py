@@ -16,6 +16,8 @@ logger = logging.getLogger("igpt_jax.training")
 
 COPIES: Final = 4  # of the parameters: themselves, their averages, and AdamW's two moments
 SHARE: Final = 1 / 3  # of the memory for these; the rest is for gradients and activations
+DRAWN_COPIES: Final = 1.5  # of the parameters while drawing: themselves, and in bfloat16
+DRAWN_SHARE: Final = 3 / 4  # of the memory for these; the rest is for caches
 MAX_TENSOR: Final = 8  # beyond it, products are too thin for a chip
 
 
@@ -54,6 +56,27 @@ def choose_mesh(
             break
         fsdp *= 2
     return MeshConfig(-1, fsdp, tensor)
+
+
+def choose_sampling_mesh(params: Any, num_devices: int, memory: float) -> MeshConfig:
+    """The mesh to draw on: copies of the model, each on as few devices as hold it.
+
+    A sampler reads all parameters for each token. Devices that share them (`fsdp`) would gather
+    them each time, those that share products (`tensor`) only sum activations.
+
+    Args:
+        params: shapes of the parameters, with the names of their axes.
+        num_devices: of all processes.
+        memory: bytes of one device.
+    """
+    tensor = 1
+    while (
+        DRAWN_COPIES * state_bytes(params, 1, tensor) / COPIES > DRAWN_SHARE * memory
+        and tensor < MAX_TENSOR
+        and num_devices % (2 * tensor) == 0
+    ):
+        tensor *= 2
+    return MeshConfig(-1, 1, tensor)
 
 
 def state_bytes(params: Any, fsdp: int, tensor: int) -> int:
