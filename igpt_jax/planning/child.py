@@ -17,6 +17,7 @@ from igpt_jax.planning.topology import Topology, parse_topology
 from igpt_jax.serialization import from_dict, to_dict
 
 _ANSWER: Final = "igpt-plan: "
+
 # libtpu asks the machine which TPU it is on, and complains where it is on none.
 _QUIET: Final = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -26,6 +27,10 @@ _QUIET: Final = {
     "TPU_MIN_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+
+
+class RefusedError(UserError):
+    """A compiler that breaks on a program, such as on a mesh for which it has no routes."""
 
 
 def compile_apart(
@@ -41,6 +46,7 @@ def compile_apart(
 
     Raises:
         UserError: what does not divide, or that the TPU compiler is not installed.
+        RefusedError: the compiler broke.
     """
     request = {
         "config": to_dict(config),
@@ -57,10 +63,12 @@ def compile_apart(
     )
     answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
     if not answers:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise UserError(
+        said = done.stderr.strip().splitlines() or ["no output"]
+        # What the compiler says comes before where in the program it was.
+        told = [line for line in said if "jax.errors.JaxRuntimeError" in line]
+        raise RefusedError(
             f"plan: expected {name} to compile for {topology.name}, the compiler ended with "
-            f"{done.returncode}: {last}"
+            f"{done.returncode}: {(told or said)[-1]}; try another mesh or batch"
         )
     answer = json.loads(answers[-1].removeprefix(_ANSWER))
     if "error" in answer:

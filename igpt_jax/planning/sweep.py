@@ -2,21 +2,25 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
 from igpt_jax.config import RunConfig
-from igpt_jax.planning.child import compile_apart
+from igpt_jax.planning.child import RefusedError, compile_apart
+from igpt_jax.planning.compiling import Compiled
 from igpt_jax.planning.plan import Compile, step_report, training_of, with_batch
 from igpt_jax.planning.programs import ProgramName
 from igpt_jax.planning.topology import Topology
+from igpt_jax.run_mesh import with_mesh
+from igpt_jax.training.mesh_choice import MAX_TENSOR
 from igpt_jax.training.sharding import MeshConfig
 
 logger = logging.getLogger("igpt_jax.planning")
 
 MAX_COMPILES: Final = 16
-MAX_TENSOR: Final = 8  # beyond it, products are too thin for a chip
+# By how much (fsdp, tensor) grow: parameters shared by more or fewer, or products.
+_NEIGHBOURS: Final = ((2, 1), (1, 2), (0.5, 2), (0.5, 1), (2, 0.5), (1, 0.5))
 
 
 @dataclass
@@ -42,7 +46,11 @@ class _Search:
         )  # fmt: skip
         training = training_of(config, self.stage)
         tokens = config.gpt.seq_len if self.stage == "gpt" else 0
-        compiled = self.compile_one(config, self.stage, self.topology, batch_size)
+        try:
+            compiled = self.compile_one(config, self.stage, self.topology, batch_size)
+        except RefusedError as error:
+            logger.warning("%s", error)
+            compiled = Compiled({}, {}, 0.0, fits=False)
         report = step_report(compiled, self.topology, training, tokens)
         found = {
             "fsdp": mesh.fsdp,
@@ -67,38 +75,88 @@ def sweep(
 ) -> dict[str, Any]:
     """The fastest mesh at the run's batch, then the largest batch that fits on it.
 
-    Meshes are powers of two. Where none fits at the run's batch, the largest batch is looked for
-    below it on the mesh that needs least.
+    From the run's mesh it goes to a neighbour, with an axis or two twice or half as large, for as
+    long as one is faster; where nothing fits, for as long as one needs less memory.
 
     Args:
         config: the run.
         topology: the slice.
         stage: `gpt` or `tokenizer`.
-        max_compiles: at most; half of them for meshes.
+        max_compiles: at most; two thirds of them for meshes.
         compile_one: what compiles.
     """
     config = config.resolved()
+    chips = topology.num_chips
+    start = with_mesh(config, chips, topology.chip.memory_bytes).mesh
     search = _Search(config, topology, stage, compile_one, max_compiles)
     training = training_of(config, stage)
     batch, parts = training.global_batch_size, training.accumulation_steps
-    for mesh in list(meshes(config, topology, stage, batch // parts))[: max(max_compiles // 2, 1)]:
-        search.try_one(mesh, batch)
-    fitting = [one for one in search.tried if one["fits"]]
-    if fitting:
-        best = max(fitting, key=lambda one: one["images_per_second"])
-    else:
-        best = min(search.tried, key=lambda one: one["gib_needed"], default=None)
-    result: dict[str, Any] = {"topology": topology.name, "tried": search.tried}
-    if best is None:
-        return result | {"fits": False}
+    start = MeshConfig(-1, start.fsdp or 1, start.tensor or 1)
+    best = _fastest(search, start, batch, until=max_compiles - max(2 * max_compiles // 3, 1))
     mesh = MeshConfig(-1, best["fsdp"], best["tensor"])
-    shares = parts * topology.num_chips // mesh.tensor
-    largest = _largest_batch(search, mesh, batch // shares, bool(fitting))
-    return result | {
+    shares = parts * chips // mesh.tensor
+    largest = _largest_batch(search, mesh, batch // shares, best["fits"])
+    return {
+        "topology": topology.name,
+        "tried": search.tried,
         "fits": largest > 0,
         "mesh": {"fsdp": mesh.fsdp, "tensor": mesh.tensor},
         "largest_global_batch_size": largest * shares,
     }
+
+
+def _fastest(search: _Search, start: MeshConfig, batch: int, until: int) -> dict[str, Any]:
+    """The report of the mesh that no neighbour beats, or the best when compiles are used up.
+
+    Args:
+        search: what compiles.
+        start: a mesh that the batch divides by.
+        batch: pictures of a step.
+        until: compiles to leave.
+    """
+    best, seen, directions = search.try_one(start, batch), {start}, list(_NEIGHBOURS)
+    assert best is not None
+    while True:
+        for direction in directions:
+            mesh = _neighbour(best, direction)
+            if mesh in seen or not _is_even(search, mesh, batch):
+                continue
+            if search.left <= until:
+                return best
+            seen.add(mesh)
+            found = search.try_one(mesh, batch)
+            if found is not None and _merit(found) > _merit(best):
+                best = found
+                directions.remove(direction)
+                directions.insert(0, direction)  # it may lead further
+                break
+        else:
+            return best
+
+
+def _merit(found: dict[str, Any]) -> tuple[bool, float]:
+    """What is better comes later: what fits and is fast, then what needs little."""
+    if found["fits"]:
+        return True, found["images_per_second"]
+    return False, -(found["gib_needed"] or math.inf)  # 0 of a compiler that broke
+
+
+def _neighbour(found: dict[str, Any], direction: tuple[float, float]) -> MeshConfig:
+    fsdp, tensor = (
+        size * factor
+        for size, factor in zip((found["fsdp"], found["tensor"]), direction, strict=True)
+    )
+    return MeshConfig(-1, math.floor(fsdp), math.floor(tensor))
+
+
+def _is_even(search: _Search, mesh: MeshConfig, batch: int) -> bool:
+    """Whether chips, heads and rows divide by a mesh; tokenizers have no products to split."""
+    chips, tensor = search.topology.num_chips, mesh.tensor
+    if mesh.fsdp < 1 or not 1 <= tensor <= MAX_TENSOR or chips % (mesh.fsdp * tensor):
+        return False
+    rows = batch // training_of(search.config, search.stage).accumulation_steps
+    splits = search.stage == "gpt" and search.config.gpt.num_heads % tensor == 0
+    return (tensor == 1 or splits) and rows % (chips // tensor) == 0
 
 
 def _largest_batch(search: _Search, mesh: MeshConfig, unit: int, fits: bool) -> int:
@@ -125,27 +183,3 @@ def _largest_batch(search: _Search, mesh: MeshConfig, unit: int, fits: bool) -> 
             break
         low, high = (middle, high) if found else (low, middle)
     return low
-
-
-def meshes(
-    config: RunConfig, topology: Topology, stage: ProgramName, rows: int
-) -> Iterator[MeshConfig]:
-    """Meshes of powers of two that split heads and rows evenly; plain ones first.
-
-    Args:
-        config: the run.
-        topology: the slice.
-        stage: tokenizers have no products to split.
-        rows: of one part of a batch.
-    """
-    chips, tensor = topology.num_chips, 1
-    while tensor <= MAX_TENSOR and chips % tensor == 0:
-        splits = stage == "gpt" and config.gpt.num_heads % tensor == 0
-        if (tensor == 1 or splits) and rows % (chips // tensor) == 0:
-            fsdp = chips // tensor
-            while fsdp >= 1:
-                yield MeshConfig(-1, fsdp, tensor)
-                if fsdp % 4:
-                    break
-                fsdp //= 4  # neighbours differ little
-        tensor *= 2

@@ -20,7 +20,12 @@ from igpt_jax.recipes import imagenet_llamagen
 from igpt_jax.run_mesh import mesh_of_run
 from igpt_jax.testing import tiny_config
 from igpt_jax.training.checkpoint import latest_step
-from igpt_jax.training.mesh_choice import choose_mesh, device_memory, state_bytes
+from igpt_jax.training.mesh_choice import (
+    choose_mesh,
+    choose_sampling_mesh,
+    device_memory,
+    state_bytes,
+)
 from igpt_jax.training.sharding import MeshConfig
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -63,6 +68,23 @@ def test_the_state_has_sixteen_bytes_a_parameter_and_is_shared_evenly(sizes):
 def test_published_sizes(sizes, size, memory, devices, rows, fsdp, tensor):
     found = choose_mesh(OPEN, sizes[size], devices, memory, rows)
     assert found == MeshConfig(-1, fsdp, tensor)
+
+
+@pytest.mark.parametrize(
+    ("size", "memory", "devices", "tensor"),
+    [
+        ("B", V5E, 256, 1),
+        ("3B", V5P, 32, 1),
+        ("3B", V5E, 256, 2),  # 11.5 GiB, and 5.8 in bfloat16
+        ("3B", 8 * GIB, 16, 4),
+        ("3B", GIB, 16, 8),  # more than products can be split by
+        ("3B", V5E, 3, 1),  # nothing to split over
+    ],
+)
+def test_drawing_shares_products_only_where_a_copy_does_not_fit(
+    sizes, size, memory, devices, tensor
+):
+    assert choose_sampling_mesh(sizes[size], devices, memory) == MeshConfig(-1, 1, tensor)
 
 
 def test_what_does_not_fit_is_told(sizes, caplog):
