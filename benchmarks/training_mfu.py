@@ -5,11 +5,13 @@ r"""How much of a GPU's arithmetic LlamaGen's training uses, against what its ma
 
 Prints one line of JSON for the machine and one for each size and attention kernel: `mfu` is the
 model's operations a second (`igpt_jax/models/flops.py`) over those of large bfloat16 products of
-matrices measured here, `mfu_published` over the maker's number. With `--profile`, an XProf trace of
-a few steps of each.
+matrices measured here, `mfu_published` over the maker's number; `predicted_ms` is what `igpt plan`
+makes of the program's text with the matrix peak that was measured and the published bandwidth, to
+be held against `step_ms`. With `--profile`, an XProf trace of a few steps of each.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import sys
@@ -25,6 +27,9 @@ from igpt_jax.models.flops import training_flops
 from igpt_jax.models.gpt import GPT, GPTConfig
 from igpt_jax.models.presets import llamagen
 from igpt_jax.parameters import generator_inputs
+from igpt_jax.planning.compiling import read_compiled
+from igpt_jax.planning.estimate import estimate
+from igpt_jax.planning.topology import CHIPS, Topology, chip_of
 from igpt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from igpt_jax.training.sharding import MeshConfig, make_mesh, replicated, shard_batch
 from igpt_jax.training.speed import peak_flops
@@ -71,9 +76,12 @@ def loss(gpt, params, batch, key):
 
 
 def seconds_a_step(
-    config: GPTConfig, batch_size: int, num_steps: int, profile: Path | None
-) -> tuple[float, int]:
-    """Median time of a train step with AdamW and averaging, and the bytes that it needs."""
+    config: GPTConfig, batch_size: int, num_steps: int, profile: Path | None, peak: float
+) -> tuple[float, float, int]:
+    """A train step with AdamW and averaging: its median time, a plan's, and the bytes it needs.
+
+    The plan's is that of devices which compute `peak` operations a second.
+    """
     gpt, mesh = GPT(config), make_mesh(MeshConfig())
     optimizer = make_optimizer(OptimizerConfig(), 1_000)
 
@@ -108,7 +116,11 @@ def seconds_a_step(
             if profile is not None and index == WARM_UP + min(TRACED, num_steps) - 1:
                 jax.profiler.stop_trace()
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return float(np.median(times[WARM_UP:])), needed
+    chip = chip_of(jax.devices()[0].device_kind) or CHIPS["h100"]  # --tiny: numbers of no machine
+    shape = (jax.device_count(),)
+    topology = Topology(chip.name, dataclasses.replace(chip, peak_flops=peak), shape)
+    predicted = estimate(read_compiled(compiled, topology, {}, 0.0), topology).seconds
+    return float(np.median(times[WARM_UP:])), predicted, needed
 
 
 def main() -> None:
@@ -146,11 +158,14 @@ def main() -> None:
             changes = {"dtype": "bfloat16", "remat": asked.remat, "attention_kernel": kernel}
             config = GPTConfig(**vars(shape) | changes)
             profile = asked.profile and asked.profile / f"{size}-{kernel}"
-            seconds, num_bytes = seconds_a_step(config, batch_size, asked.steps, profile)
+            seconds, predicted, num_bytes = seconds_a_step(
+                config, batch_size, asked.steps, profile, reached / count
+            )
             flops = training_flops(config) * batch_size / seconds
             row = {
                 "model": size, "kernel": kernel, "remat": asked.remat, "batch_size": batch_size,
                 "step_ms": seconds * 1e3,
+                "predicted_ms": predicted * 1e3,
                 "tokens_per_second": batch_size * config.seq_len / seconds,
                 "tflops": flops / 1e12, "mfu": flops / reached,
                 "mfu_published": flops / published if published else None,

@@ -19,21 +19,22 @@ IMAGENET: Final = "$IGPT_DATA/imagenet/train"
 NUM_CLASSES: Final = 1_000
 NUM_PICTURES: Final = 1_281_167  # of ILSVRC 2012's training set
 
-# Size -> (epochs, batch, guidance of the published FID, devices that share the parameters, remat).
-# Epochs and guidance of the best FID at 256 pixels: Sun et al. 2024, table 8. Batches and learning
-# rates of its authors' runs: FoundationVision/LlamaGen, issue 8; of XL, with a rate of 2e-4, it has
-# a batch of 256, but 512 by the rule of 1e-4 for each 256 (section 3.2, issue 14), which we follow.
+# Size -> (epochs, batch, guidance of the published FID, fsdp, tensor). Epochs and guidance of the
+# best FID at 256 pixels: Sun et al. 2024, table 8. Batches and learning rates of its authors' runs:
+# FoundationVision/LlamaGen, issue 8; of XL, with a rate of 2e-4, it has a batch of 256, but 512 by
+# the rule of 1e-4 for each 256 (section 3.2, issue 14), which we follow. Meshes: the fastest by
+# `igpt plan` of those tried on the slice that the config names (docs/scaling.md).
 _LLAMAGEN: Final = {
-    "B": (300, 256, 2.0, 4, "none"),
-    "L": (300, 256, 1.75, 8, "dots"),
-    "XL": (50, 512, 1.75, 16, "full"),
-    "XXL": (50, 512, 1.75, 32, "full"),
-    "3B": (50, 512, 1.5, 64, "full"),
+    "B": (300, 256, 2.0, 4, 1),
+    "L": (300, 256, 1.75, 16, 1),
+    "XL": (50, 512, 1.75, 16, 1),
+    "XXL": (50, 512, 1.75, 16, 1),
+    "3B": (50, 512, 1.5, 64, 2),
 }
 # Size -> (learning rate, devices that share the parameters). Chen et al. 2020, table 5, of 32
 # pixels: the largest of 0.01, 0.003, 0.001, 0.0003, ... that trains well (section 3.4). Of 64
 # pixels they trained none of these sizes; we take the same.
-_IMAGEGPT: Final = {"S": (3e-3, 1), "M": (3e-3, 8), "L": (1e-3, 16)}
+_IMAGEGPT: Final = {"S": (3e-3, 1), "M": (3e-3, 8), "L": (1e-3, 8)}
 
 
 def imagenet_llamagen(size: Literal["B", "L", "XL", "XXL", "3B"]) -> RunConfig:
@@ -47,7 +48,7 @@ def imagenet_llamagen(size: Literal["B", "L", "XL", "XXL", "3B"]) -> RunConfig:
     Args:
         size: of table 1.
     """
-    epochs, batch, cfg_scale, fsdp, remat = _LLAMAGEN[size]
+    epochs, batch, cfg_scale, fsdp, tensor = _LLAMAGEN[size]
     validation = 10
     pictures = NUM_PICTURES - validation * NUM_CLASSES
     return RunConfig(
@@ -56,7 +57,7 @@ def imagenet_llamagen(size: Literal["B", "L", "XL", "XXL", "3B"]) -> RunConfig:
         tokenizer=llamagen_vq(16),
         tokenizer_path="runs/vqgan256",
         encoding=EncodingConfig(views="ten_crop"),
-        gpt=llamagen(size, remat=remat),
+        gpt=llamagen(size, remat="dots"),
         gpt_training=TrainConfig(
             num_steps=epochs * pictures // batch,
             global_batch_size=batch,
@@ -67,7 +68,7 @@ def imagenet_llamagen(size: Literal["B", "L", "XL", "XXL", "3B"]) -> RunConfig:
             **_EVERY,
         ),
         sampling=SamplingConfig(cfg_scale=cfg_scale),
-        mesh=MeshConfig(fsdp=fsdp),
+        mesh=MeshConfig(fsdp=fsdp, tensor=tensor),
     )
 
 
@@ -87,7 +88,7 @@ def imagenet_imagegpt(size: Literal["S", "M", "L"], image_size: Literal[32, 64])
     validation, batch = 51, 128
     pictures = NUM_PICTURES - validation * NUM_CLASSES
     gpt: GPTConfig = imagegpt(
-        size, grid_shape=(image_size, image_size), remat="full" if image_size > 32 else "none"
+        size, grid_shape=(image_size, image_size), remat="full" if image_size > 32 else "dots"
     )
     return RunConfig(
         data=FolderConfig(IMAGENET, validation_per_class=validation),

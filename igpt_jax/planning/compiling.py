@@ -32,8 +32,10 @@ class Compiled:
         memory: what the compiler says: `arguments`, `outputs`, `aliased` (outputs in the place of
             donated arguments), `temporaries`, `code` and `total`. Where the program does not fit,
             what the compiler tells: the total, or temporaries, to which its arguments are added.
-        capacity: bytes that the compiler may use; None where it did not say.
         fits: whether it compiled.
+        is_own: whether the chip's own compiler made it; of another's, only arrays, products and
+            collectives tell of the chip.
+        capacity: bytes that the compiler may use; None where it did not say.
         model_flops: of all devices, see `Program`.
         flops: of the compiled program's products, loops counted, with what is computed again.
         hbm_bytes: that it reads and writes, loops counted.
@@ -49,6 +51,7 @@ class Compiled:
     memory: Mapping[str, int]
     model_flops: float
     fits: bool = True
+    is_own: bool = True
     capacity: int | None = None
     flops: float = 0.0
     hbm_bytes: float = 0.0
@@ -83,13 +86,39 @@ def compile_program(program: Program, topology: Topology) -> Compiled:
             seconds=time.perf_counter() - start,
         )
     seconds = time.perf_counter() - start
+    return read_compiled(
+        compiled, topology, kinds, program.model_flops,
+        is_own=topology.chip.platform == "tpu", seconds=seconds,
+    )  # fmt: skip
+
+
+def read_compiled(
+    compiled: Any,
+    topology: Topology,
+    kinds: Mapping[str, int],
+    model_flops: float,
+    *,
+    is_own: bool = True,
+    seconds: float = 0.0,
+) -> Compiled:
+    """What a program's text and the compiler's analyses tell.
+
+    Args:
+        compiled: `jax.stages.Compiled`.
+        topology: the chips that it is for.
+        kinds: kind of argument -> bytes.
+        model_flops: of all devices, see `Program`.
+        is_own: whether the chip's own compiler made it.
+        seconds: that compiling took.
+    """
     module = parse_module(compiled.as_text())
     work, chip = find_work(module), topology.chip
     reported = compiled.cost_analysis() or {}
     return Compiled(
         kinds,
         _memory(compiled.memory_analysis()),
-        program.model_flops,
+        model_flops,
+        is_own=is_own,
         flops=total_flops(work),
         hbm_bytes=total_bytes(work),
         busy_seconds=sum(

@@ -22,6 +22,11 @@ _KERNEL: Final = re.compile(r'"cost_estimate":\s*\{[^}]*?"flops":\s*"?(\d+)')
 _SPLASH: Final = re.compile(r"^splash_mha_(fwd|dq|dkv)_")
 _SPLASH_PRODUCTS: Final = {"fwd": 2, "dq": 3, "dkv": 4}
 _SPLASH_BLOCK: Final = re.compile(r'\\"block_q\\": (\d+)')
+# Products by GPUs' libraries: which axes are summed over; attention, forward and backward.
+_CUBLAS: Final = re.compile(
+    r'custom_call_target="__cublas\$.*"lhs_contracting_dimensions":\[([^\]]*)\]'
+)
+_CUDNN: Final = re.compile(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"')
 _ALLOCATES: Final = 'custom_call_target="AllocateBuffer"'
 _WINDOW: Final = re.compile(r"window=\{([^}]*)\}")
 
@@ -97,10 +102,17 @@ def _kernel_flops(module: Module, computation: str, instruction: Instruction) ->
     """What a kernel says of itself; of causal attention, the blocks that are not hidden."""
     if said := _KERNEL.search(instruction.text):
         return float(said[1])
+    shapes = [shape for (shape, *_) in module.operand_shapes(computation, instruction)]
+    if product := _CUBLAS.search(instruction.text):
+        summed = [shapes[0].dims[int(axis.strip(' "'))] for axis in product[1].split(",")]
+        return 2.0 * instruction.shapes[0].size * float(np.prod(summed))
+    if fused := _CUDNN.search(instruction.text):
+        rows, slots, heads, head_dim = shapes[0].dims
+        pairs = slots**2 / (2 if "CAUSAL" in instruction.text else 1)
+        return 2.0 * (5 if fused[1] else 2) * rows * heads * pairs * head_dim
     attention = _SPLASH.match(instruction.name)
     if attention is None:
         return 0.0
-    shapes = [shape for (shape, *_) in module.operand_shapes(computation, instruction)]
     query = next(shape for shape in shapes if len(shape.dims) == 4)  # behind those of the mask
     rows, heads, slots, head_dim = query.dims
     told = _SPLASH_BLOCK.search(instruction.text)

@@ -61,18 +61,18 @@ def estimate(compiled: Compiled, topology: Topology) -> Estimate:
         compiled: what the compiler said.
         topology: its chips.
     """
-    chip, is_real = topology.chip, topology.chip.platform == "tpu"
+    chip, is_own = topology.chip, compiled.is_own
     sent = [
         (one, one.bytes_sent / topology.bandwidth(one.group_size)) for one in compiled.collectives
     ]
     network = sum(seconds for _, seconds in sent)
-    exposed = sum(seconds * (1 - one.in_background * is_real) for one, seconds in sent)
+    exposed = sum(seconds * (1 - one.in_background * is_own) for one, seconds in sent)
     compute = compiled.flops / chip.peak_flops
-    hbm = compiled.hbm_bytes / chip.memory_bandwidth if is_real else 0.0
-    busy = compiled.busy_seconds if is_real else compute
+    hbm = compiled.hbm_bytes / chip.memory_bandwidth if is_own else 0.0
+    busy = compiled.busy_seconds if is_own else compute
     seconds = max(busy + exposed, network, hbm)
     needed = compiled.memory.get("total", 0)
-    if not is_real:  # a CPU's temporaries say nothing of a GPU's
+    if not is_own:  # a CPU's temporaries say nothing of a GPU's
         needed = sum(compiled.kinds.values())
     capacity = int(chip.memory_bytes) if compiled.capacity is None else compiled.capacity
     peak = chip.peak_flops * topology.num_chips
@@ -82,7 +82,7 @@ def estimate(compiled: Compiled, topology: Topology) -> Estimate:
         network_seconds=network,
         seconds=seconds,
         mfu=compiled.model_flops / (peak * seconds) if seconds else 0.0,
-        intensity=compiled.flops / compiled.hbm_bytes if is_real and compiled.hbm_bytes else 0.0,
+        intensity=compiled.flops / compiled.hbm_bytes if is_own and compiled.hbm_bytes else 0.0,
         needed_bytes=needed,
         capacity_bytes=capacity,
         fits=compiled.fits and needed <= capacity,

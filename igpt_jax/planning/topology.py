@@ -87,6 +87,18 @@ GPUS_A_HOST: Final = 8
 NETWORK_BANDWIDTH: Final = 50e9
 
 
+_KINDS: Final = {
+    "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v6": "v6e",
+    "NVIDIA A100": "a100", "NVIDIA H100": "h100", "NVIDIA H200": "h200",
+}  # fmt: skip
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that JAX calls so; None of one without published facts here."""
+    found = next((name for kind, name in _KINDS.items() if device_kind.startswith(kind)), None)
+    return None if found is None else CHIPS[found]
+
+
 @dataclass(frozen=True)
 class Topology:
     """A slice of chips.

@@ -243,3 +243,40 @@ ENTRY %main (a: f32[64]) -> f32[64] {
 """
     moved = [one for one in find_work(parse_module(text)) if one.num_bytes]
     assert [(one.num_bytes, one.in_background) for one in moved] == [(256, True), (256, False)]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "flops"),
+    [
+        (
+            '(f32[96,32]{1,0}, s8[64]{0}) custom-call(%x, %w), custom_call_target="__cublas$gemm", '
+            'backend_config={"gemm_backend_config":{"alpha_real":1,"dot_dimension_numbers":'
+            '{"lhs_contracting_dimensions":["0"],"rhs_contracting_dimensions":["0"]}}}',
+            2 * 96 * 32 * 48,
+        ),
+        (
+            "(bf16[2,8,512,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), "
+            'custom_call_target="__cudnn$fmhaSoftmax", backend_config='
+            '{"cudnn_fmha_backend_config":{"fmha_scale":0.125,"mask_type":"CAUSAL"}}',
+            2 * 2 * (2 * 8) * (512 * 512 / 2) * 64,
+        ),
+        (
+            "(bf16[2,8,512,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), "
+            'custom_call_target="__cudnn$fmhaSoftmaxBackward", backend_config='
+            '{"cudnn_fmha_backend_config":{"fmha_scale":0.125,"mask_type":"NO_MASK"}}',
+            2 * 5 * (2 * 8) * (512 * 512) * 64,
+        ),
+    ],
+    ids=["product", "attention", "its gradient"],
+)
+def test_libraries_of_gpus(kernel, flops):
+    text = f"""HloModule m
+
+ENTRY %main (x: f32[48,96], w: f32[48,32], q: bf16[2,512,8,64]) -> f32[] {{
+  %x = f32[48,96]{{1,0}} parameter(0)
+  %w = f32[48,32]{{1,0}} parameter(1)
+  %q = bf16[2,512,8,64]{{3,2,1,0}} parameter(2)
+  ROOT %k = {kernel}
+}}
+"""
+    assert total_flops(find_work(parse_module(text))) == flops

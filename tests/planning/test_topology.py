@@ -3,7 +3,7 @@
 import pytest
 
 from igpt_jax.errors import UserError
-from igpt_jax.planning.topology import CHIPS, GIB, parse_topology
+from igpt_jax.planning.topology import CHIPS, GIB, chip_of, parse_topology
 
 # Cloud TPU's pages of each chip: peak TFLOPs in bfloat16, GB of HBM, GB/s, and the interconnect of
 # a chip in Gb/s, all its ports in one direction (v6e: 800 GB/s both ways).
@@ -25,6 +25,15 @@ def test_chips(name):
         chip.memory_bandwidth / 1e9,
         8 * 2 * chip.axes * chip.link_bandwidth / 1e9,
     ) == PUBLISHED[name]
+
+
+def test_chips_as_jax_calls_them():
+    kinds = {
+        "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
+        "TPU v6 lite": "v6e", "NVIDIA H200": "h200", "NVIDIA H100 80GB HBM3": "h100",
+    }  # fmt: skip
+    assert {kind: chip_of(kind) for kind in kinds} == {k: CHIPS[v] for k, v in kinds.items()}
+    assert chip_of("cpu") is None
 
 
 def test_slices():
