@@ -107,7 +107,8 @@ def encode_dataset(
         The header as written, with the counts.
 
     Raises:
-        UserError: too many pictures are broken, or there are none.
+        UserError: too many pictures are broken, or there are none; or processes that should see
+            one directory do not.
     """
     temporary = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -133,6 +134,8 @@ def encode_dataset(
         write_check(temporary, checked, decode)
     collect_files(temporary, directory)
     if is_first():
+        # Refuses what is not there: processes may have been told of directories that are not one.
+        ShardReader(temporary, written["shards"], written["columns"])
         write_json(temporary / "header.json", written)
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(temporary, directory)

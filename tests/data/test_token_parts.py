@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igpt_jax.data import encode as encoding
 from igpt_jax.data.condition_images import GreyConfig
 from igpt_jax.data.encode import EncodingConfig, TokenSource, encode_dataset
 from igpt_jax.data.images import BrokenImageError
@@ -168,12 +169,11 @@ def test_one_process_has_the_names_that_it_always_had(tmp_path):
     assert names == shards | {"header.json", "check.npz", "check.png"}
 
 
-def told(part, count, skipped):
-    """What another process tells of an empty part with so many broken pictures."""
-    reasons = [f"other-{part}-{index}: cut" for index in range(skipped)]
-    return json.dumps(
-        {"columns": [], "shards": [], "seen": count, "broken": skipped, "reasons": reasons}
-    )
+def told(count, skipped, shards=()):
+    """What another process tells of its part, which has so many broken pictures."""
+    reasons = [f"other-{index}: cut" for index in range(skipped)]
+    part = {"columns": [], "shards": shards, "seen": count, "broken": skipped, "reasons": reasons}
+    return json.dumps(part)
 
 
 @pytest.mark.parametrize(("others", "is_refused"), [(0, False), (1, False), (2, True)])
@@ -181,9 +181,7 @@ def test_the_share_of_broken_pictures_is_of_all_processes(
     others, is_refused, tmp_path, monkeypatch
 ):
     """Two broken ones of 20, of which one lies here: 10 % of this part, and of all."""
-    from igpt_jax.data import encode as module
-
-    monkeypatch.setattr(module, "texts_of_all", lambda text: [text, told(1, 10, others)])
+    monkeypatch.setattr(encoding, "texts_of_all", lambda text: [text, told(10, others)])
     source, config = Pictures(10, broken=[3]), EncodingConfig(batch_size=5)
     skipped = SkippedImages(share=0.5)
 
@@ -202,3 +200,12 @@ def test_the_share_of_broken_pictures_is_of_all_processes(
         write()
         header = TokenSource(tmp_path / "out", expected=HEADER).header
         assert header["num_skipped"] == 1 + others
+
+
+def test_a_part_that_is_not_there_leaves_no_folder(tmp_path, monkeypatch):
+    """As on two disks that were taken for one."""
+    other = told(10, 0, [{"name": "00001-00000", "count": 10}])
+    monkeypatch.setattr(encoding, "texts_of_all", lambda text: [text, other])
+    with pytest.raises(UserError, match=r"tokens-00001-00000\.npy: expected an array, got none"):
+        by_one(tmp_path / "out", Pictures(10), EncodingConfig(batch_size=5))
+    assert not (tmp_path / "out").exists()
