@@ -143,7 +143,7 @@ def collect_files(folder: Path, place: Path) -> None:
 
     Args:
         folder: where each has written files of its own names.
-        place: what the first will name the folder; the next `wait_for_all` is then.
+        place: what the first names the folder then, before the next `wait_for_all`.
     """
     barrier(f"files of {place.name}")
     for disk in _disks:
