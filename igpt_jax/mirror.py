@@ -7,7 +7,7 @@ it finds checkpoints that are whole, or older ones.
 
 At `gs://` checkpoints are not among these files, for Orbax writes them there itself. So several
 processes may share a run: the first sends, and wherever they wait for what it has written, the
-others bring that to directories of their own.
+others bring that to directories of their own. What all have written, such as tokens, each sends.
 """
 
 import contextlib
@@ -30,7 +30,14 @@ from igpt_jax.data.paths import expand_path
 from igpt_jax.elsewhere import ELSEWHERE, place_for_orbax, put_elsewhere
 from igpt_jax.errors import UserError
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.processes import agreed_text, barrier, is_first, is_several, sharing
+from igpt_jax.processes import (
+    agreed_text,
+    barrier,
+    is_first,
+    is_several,
+    sharing,
+    texts_of_all,
+)
 from igpt_jax.snapshots import (
     MANIFEST,
     Snapshot,
@@ -95,7 +102,7 @@ def working_directory(place: str | os.PathLike[str]) -> Iterator[Path]:
             "URL of another object store is for one process: mount the bucket by a driver "
             "that renames folders and name that one, or name one of a shared file system"
         )
-    with Mirror(Store(url)) as mirror, sharing(mirror.share):
+    with Mirror(Store(url)) as mirror, sharing(mirror):
         mirror.share()
         yield mirror.directory
 
@@ -116,6 +123,7 @@ class Mirror:
         self._store, self._seconds = store, seconds
         self._orbax = place_for_orbax(store.url)
         self._agreed = Snapshot("", {})
+        self._sent: dict[str, list[int]] = {}  # what processes have sent that is not listed yet
         self._lock = threading.Lock()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep_sending, daemon=True)
@@ -185,6 +193,36 @@ class Mirror:
                 self._bring(self._ours(read_snapshot(self._store)))
             barrier("brought")
 
+    def collect(self, folder: Path, place: Path) -> None:
+        """Has the first of several processes have the files of all in its folder; all call it.
+
+        Each sends its own and fetches those of others, the first to the folder, the others to the
+        place, where they will be listed.
+
+        Raises:
+            UserError: see `send`.
+        """
+        if not is_several():
+            return
+        there = place.relative_to(self.directory).as_posix()
+        if is_first():  # what a run that was killed has sent, and no list has
+            for name in self._store.found().keys() - self._agreed.files.keys():
+                if name.startswith(f"{there}/"):
+                    self._store.remove(name)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            folder = folder.replace(place)
+        barrier("cleared")
+        own = _here(folder)
+        for name in own:
+            self._store.send(folder / name, f"{there}/{name}")
+        for files in map(json.loads, texts_of_all(json.dumps(own))):
+            for name, (_, changed) in files.items():
+                if name not in own:
+                    self._store.fetch(f"{there}/{name}", folder / name)
+                    os.utime(folder / name, ns=(changed, changed))
+            self._sent |= {f"{there}/{name}": files[name] for name in files}
+
     def _send(self) -> bool:
         files = self._here()
         if files == self._agreed.files:
@@ -195,7 +233,7 @@ class Mirror:
                 "another process works on this run: stop one of them"
             )
         for name in files:
-            if files[name] == self._agreed.files.get(name):
+            if files[name] in (self._agreed.files.get(name), self._sent.get(name)):
                 continue
             try:
                 self._store.send(self.directory / name, name)
@@ -234,9 +272,10 @@ class Mirror:
 
     def _bring(self, there: Snapshot) -> None:
         here = self._here()
+        lost = here.keys() - there.files.keys()
         if not is_first():  # it keeps what it has written itself, such as traces of its devices
-            here = {name: here[name] for name in here.keys() & self._agreed.files.keys()}
-        if lost := here.keys() - there.files.keys():
+            lost &= self._agreed.files.keys()
+        if lost:
             logger.warning(
                 "%s: %d files of an older copy go: %s", self.directory, len(lost), min(lost)
             )

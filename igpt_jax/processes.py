@@ -16,9 +16,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -45,7 +45,7 @@ _LOST: Final = re.compile(
 
 _logger: Final = logging.getLogger("igpt_jax")
 _waits: Final = itertools.count()
-_shares: Final[list[Callable[[], None]]] = []  # where processes have no disk in common
+_disks: Final[list["Disk"]] = []  # where processes have none in common
 _handlers: Final[list[Any]] = []  # C code calls them: they must stay
 
 
@@ -113,21 +113,51 @@ def is_first() -> bool:
     return not is_several() or jax.process_index() == 0
 
 
+def which() -> tuple[int, int]:
+    """The number of this process, from 0, and of how many."""
+    return (jax.process_index(), jax.process_count()) if is_several() else (0, 1)
+
+
+@runtime_checkable
+class Disk(Protocol):
+    """A process's own one, where they have none in common; all processes call these together."""
+
+    def share(self) -> None:
+        """Has all see what the first has written."""
+        ...
+
+    def collect(self, folder: Path, place: Path) -> None:
+        """See `collect_files`."""
+        ...
+
+
 def wait_for_all(what: str) -> None:
     """Waits until all processes have come here, and see what the first has written."""
     barrier(what)
-    for share in _shares:
-        share()
+    for disk in _disks:
+        disk.share()
+
+
+def collect_files(folder: Path, place: Path) -> None:
+    """Waits until all processes have come here; the first has the files of all in its folder then.
+
+    Args:
+        folder: where each has written files of its own names.
+        place: what the first names the folder then, before the next `wait_for_all`.
+    """
+    barrier(f"files of {place.name}")
+    for disk in _disks:
+        disk.collect(folder, place)
 
 
 @contextlib.contextmanager
-def sharing(share: Callable[[], None]) -> Iterator[None]:
-    """Has all processes call this wherever they wait for what the first has written."""
-    _shares.append(share)
+def sharing(disk: Disk) -> Iterator[None]:
+    """Has all processes share files of their own disks wherever they wait for these."""
+    _disks.append(disk)
     try:
         yield
     finally:
-        _shares.remove(share)
+        _disks.remove(disk)
 
 
 def barrier(what: str) -> None:
@@ -163,6 +193,20 @@ def agreed_text(text: str) -> str:
     if is_first():
         client.key_value_set(key, text)
     return client.blocking_key_value_get(key, 1000 * WAIT_SECONDS)
+
+
+def texts_of_all(text: str) -> list[str]:
+    """Each process's text, in their order; waits for all of them."""
+    if not is_several():
+        return [text]
+    client = distributed.global_state.client
+    assert client is not None
+    key = f"igpt_jax {next(_waits)} texts"
+    index, count = which()
+    client.key_value_set(f"{key} {index}", text)
+    return [
+        client.blocking_key_value_get(f"{key} {one}", 1000 * WAIT_SECONDS) for one in range(count)
+    ]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from igpt_jax.losses import token_nll
 from igpt_jax.model_config import Generator
@@ -88,6 +89,37 @@ def in_parts(function: Callable[..., Any], size: int, *arrays: Any) -> Any:
             yield jax.tree.map(np.asarray, out)
 
     return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *parts())
+
+
+def on_all_devices(
+    program: Callable[[Params, Any], Any], params: Params, mesh: Mesh, size: int
+) -> Callable[[Any], Any]:
+    """A function of rows that the devices of a mesh share; of one device, the program itself.
+
+    Each device runs the program on its own rows, without a word to the others: left alone, the
+    partitioner gathers the rows of programs that go through them in chunks.
+
+    Args:
+        program: of parameters and rows, which treats each row by itself.
+        params: whole on each device.
+        mesh: the devices of this process.
+        size: rows at once, made larger until they divide; with fewer it is padded, so that it
+            compiles once.
+    """
+    if mesh.size == 1:
+        return partial(program, params)
+    shared = PartitionSpec(mesh.axis_names)
+    split = jax.jit(
+        jax.shard_map(
+            program, mesh=mesh, in_specs=(PartitionSpec(), shared), out_specs=shared,
+            check_vma=False,
+        )
+    )  # fmt: skip
+
+    def run(rows: Any) -> Any:
+        return split(params, jax.device_put(rows, NamedSharding(mesh, shared)))
+
+    return partial(in_parts, run, size + -size % mesh.size)
 
 
 def _take(rows: Int[np.ndarray, " n"], array: Any) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,19 +17,20 @@ from jax.sharding import Sharding
 from igpt_jax.config import RunConfig
 from igpt_jax.data.copied import copy_folder
 from igpt_jax.data.encode import TokenSource, encode_dataset, read_header
-from igpt_jax.data.examples import Split
+from igpt_jax.data.examples import Source, Split
 from igpt_jax.data.items import WithCaptions, has_captions, to_tokens, to_views
 from igpt_jax.data.paths import expand_path
-from igpt_jax.data.pipeline import BatchDataset, ItemTransform, make_dataset
+from igpt_jax.data.pipeline import Batch, BatchDataset, ItemTransform, make_dataset
 from igpt_jax.data.skipped import SkippedImages
+from igpt_jax.data.token_parts import Decode, Encode, part_range
 from igpt_jax.errors import UserError
 from igpt_jax.gpt_task import gpt_task
 from igpt_jax.logged import logged_losses, measured_at
 from igpt_jax.model import Model
 from igpt_jax.model_config import ModelConfig, Tokenizer, build_tokenizer
 from igpt_jax.models.gpt import GPT
-from igpt_jax.processes import is_first, wait_for_all
-from igpt_jax.programs import decode_tokens, encode_images
+from igpt_jax.processes import agreed, barrier, is_first, wait_for_all, which
+from igpt_jax.programs import decode_tokens, encode_images, on_all_devices
 from igpt_jax.results import once
 from igpt_jax.run_samples import draw_samples
 from igpt_jax.serialization import from_dict, to_dict
@@ -152,9 +154,12 @@ class _Run(Started):
         return fit_palette(batch, config.num_colors, jax.random.key(self.config.seed))
 
     def tokens(self, tokenizer: Tokenizer, params: Params) -> dict[Split, TokenSource]:
-        """Encodes both splits and opens them."""
+        """Encodes both splits, each process its part, and opens them."""
         config = self.config
-        encode = partial(encode_images, tokenizer, params)
+        encode = on_all_devices(
+            partial(encode_images, tokenizer), params, own_mesh(self.mesh),
+            config.encoding.batch_size,
+        )  # fmt: skip
         decode = partial(decode_tokens, tokenizer, params)
         made_by = tokenizer_hash(json.dumps(to_dict(config.tokenizer)), params)
         opened: dict[Split, TokenSource] = {}
@@ -171,27 +176,9 @@ class _Run(Started):
             directory = self.workdir / "tokens" / split
             if is_first() and not directory.is_dir() and config.tokens_path is not None:
                 copy_folder(f"{config.tokens_path.rstrip('/')}/{split}", directory)
-            if is_first() and not directory.is_dir():
-                # Validation pictures are measured once, as they are.
-                views = config.encoding
-                if split == "validation":
-                    views = dataclasses.replace(views, views="one")
-                skipped = SkippedImages()
-                batches = make_dataset(
-                    WithCaptions(source) if has_captions(source) else source,
-                    transform=to_views(views, config.transform, config.cond_image),
-                    global_batch_size=min(views.batch_size, len(source)),
-                    seed=config.seed,
-                    shuffle=False,
-                    num_epochs=1,
-                    num_threads=config.num_threads,
-                    max_broken_share=config.max_broken_share,
-                    skipped=skipped,
-                )
-                encode_dataset(
-                    batches, encode, decode, directory,
-                    config=views, header=header, total=len(source), skipped=skipped,
-                )  # fmt: skip
+            barrier(f"copy of {split}")
+            if agreed(is_first() and not directory.is_dir()):
+                self._encode(split, source, encode, decode, directory, header)
             wait_for_all(f"tokens of {split}")
             stored = read_header(directory)["data"]
             with contextlib.suppress(UserError):  # fields that are new since then have defaults
@@ -199,6 +186,41 @@ class _Run(Started):
                     header["data"] = stored
             opened[split] = TokenSource(directory, expected=header, encode=encode)
         return opened
+
+    def _encode(
+        self,
+        split: Split,
+        source: Source,
+        encode: Encode,
+        decode: Decode,
+        directory: Path,
+        header: dict[str, Any],
+    ) -> None:
+        """Writes the tokens of a split; of several processes each encodes its part."""
+        config, views = self.config, self.config.encoding
+        if split == "validation":  # its pictures are measured once, as they are
+            views = dataclasses.replace(views, views="one")
+        indices = part_range(len(source), views.batch_size, *which())
+        skipped = SkippedImages(len(indices) / len(source))
+        batches: Iterable[Batch] = ()
+        if indices:  # there may be fewer batches than processes
+            batches = make_dataset(
+                WithCaptions(source) if has_captions(source) else source,
+                indices=indices,
+                transform=to_views(views, config.transform, config.cond_image),
+                global_batch_size=min(views.batch_size, len(indices)),
+                seed=config.seed,
+                shuffle=False,
+                num_epochs=1,
+                num_threads=config.num_threads,
+                max_broken_share=config.max_broken_share,
+                skipped=skipped,
+            )
+        encode_dataset(
+            batches, encode, decode, directory,
+            config=views, header=header, total=len(indices), skipped=skipped,
+            max_broken_share=config.max_broken_share,
+        )  # fmt: skip
 
     def gpt(
         self,

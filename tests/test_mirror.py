@@ -238,6 +238,16 @@ def test_several_processes_need_a_directory(url, monkeypatch):
         pass
 
 
+def noting(method, names):
+    """A method of a store that notes the names of what it copies here."""
+
+    def note(self, name, path):
+        names.append(name)
+        method(self, name, path)
+
+    return note
+
+
 @contextlib.contextmanager
 def as_the_second(monkeypatch):
     """Of two processes; the first has come to each barrier before."""
@@ -262,6 +272,69 @@ def test_another_process_keeps_what_it_wrote_itself(url, monkeypatch):
         assert (second.directory / "config").read_text() == "a"
         assert (second.directory / "profile/trace").is_file()
         assert not (second.directory / "log").exists()
+
+
+def test_each_process_sends_its_part_and_fetches_the_others(url, monkeypatch, tmp_path):
+    """The first two write a folder together; what a run that was killed has sent there goes."""
+    who, sent, send = ["first"], [], Store.send
+
+    def note(self, path, name):
+        sent.append((who[0], name))
+        send(self, path, name)
+
+    with working_directory(url) as directory:
+        write(directory, config="a")
+    for name in ("tokens/train/part-7", "tokens/training"):
+        Store(url).write(name, b"sent, and in no list")
+    monkeypatch.setattr(Store, "send", note)
+    monkeypatch.setattr(mirror, "is_several", lambda: True)
+    monkeypatch.setattr(mirror, "is_first", lambda: who[0] == "first")
+    monkeypatch.setattr(jax, "process_index", lambda: ["first", "second"].index(who[0]))
+    monkeypatch.setattr(mirror, "barrier", lambda what: None)
+    mirrors = {}
+    for place, who[0] in enumerate(("first", "second")):
+        mirrors[who[0]] = Mirror(Store(url)).__enter__()
+        folder = mirrors[who[0]].directory / "tokens/train.tmp"
+        write(folder, **{f"part-{place}": f"of the {who[0]}"})
+    first, second = (one.directory / "tokens/train" for one in mirrors.values())
+    write(second, stale="of a run that was killed")
+
+    def collect(name):
+        who[0], place = name, mirrors[name].directory / "tokens/train"
+        mirrors[name].collect(place.with_name("train.tmp"), place)
+
+    def texts_of_all(text):  # when the first has sent, the second does
+        told.append(text)
+        if who[0] == "first":
+            collect("second")
+            who[0] = "first"
+        return told
+
+    told = []
+    monkeypatch.setattr(mirror, "texts_of_all", texts_of_all)
+    collect("first")
+    assert not first.exists()  # it has no header yet
+    assert "tokens/train/part-7" not in there(url)
+    assert "tokens/training" in there(url)
+    assert list(json.loads(Store(url).read(MANIFEST))["files"]) == ["config"]
+    write(first.with_name("train.tmp"), header="of all")
+    first.with_name("train.tmp").rename(first)
+    mirrors["first"].share()
+    who[0] = "second"
+    fetched = []
+    monkeypatch.setattr(Store, "fetch", noting(Store.fetch, fetched))
+    mirrors["second"].share()
+    assert fetched == ["config", "tokens/train/header"]
+    for place in (first, second):
+        texts = {path.name: path.read_text() for path in place.iterdir()}
+        assert texts == {
+            "part-0": "of the first", "part-1": "of the second", "header": "of all"
+        }  # fmt: skip
+    assert sent == [
+        ("first", "tokens/train/part-0"),
+        ("second", "tokens/train/part-1"),
+        ("first", "tokens/train/header"),
+    ]
 
 
 def test_measures_want_a_directory(url, capsys):

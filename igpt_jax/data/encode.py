@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -14,20 +14,23 @@ import numpy as np
 from tqdm import tqdm
 
 from igpt_jax.data.geometry import flip_horizontal, ten_crop
-from igpt_jax.data.shards import ShardReader, ShardWriter
-from igpt_jax.data.skipped import SkippedImages
+from igpt_jax.data.shards import ShardReader
+from igpt_jax.data.skipped import SkippedImages, check_broken
+from igpt_jax.data.token_parts import (
+    FORMAT,
+    Decode,
+    Encode,
+    encode_part,
+    first_with_rows,
+    header_of,
+    part_of_text,
+    write_check,
+)
 from igpt_jax.data.transforms import TransformConfig, deterministic, transform
 from igpt_jax.errors import UserError
-from igpt_jax.grid import image_grid, save_png
 from igpt_jax.jsonfile import read_json, write_json
-from igpt_jax.typing import Float, Int, UInt8
-
-FORMAT = 1
-NUM_CHECKED = 16  # pictures kept beside the tokens, to find out whether these still decode to them
-
-# uint8 [b h w 3] -> int [b l], and back
-Encode = Callable[[UInt8[np.ndarray, "b h w 3"]], Int[np.ndarray, "b l"]]
-Decode = Callable[[Int[np.ndarray, "b l"]], UInt8[np.ndarray, "b h w 3"]]
+from igpt_jax.processes import barrier, collect_files, is_first, texts_of_all, which
+from igpt_jax.typing import Float, UInt8
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class EncodingConfig:
     Attributes:
         views: versions of each picture: as it is; also mirrored; or corners and centre of a
             picture 1.1 times as large, and their mirrors (LlamaGen, section 3.2).
-        batch_size: pictures encoded at once.
+        batch_size: pictures that a process encodes at once, on all of its devices.
         shard_size: examples a file.
     """
 
@@ -79,8 +82,12 @@ def encode_dataset(
     header: Mapping[str, Any],
     total: int,
     skipped: SkippedImages,
+    max_broken_share: float = 1.0,
 ) -> dict[str, Any]:
     """Writes tokens, labels and what else there is to a directory, whole or not at all.
+
+    Of several processes all call it, each with the batches of its own part, see `part_range`. The
+    first makes the directory of what all have written.
 
     Args:
         batches: `{"image": uint8 [b views *t h w 3], "label": int32 [b]}`, each picture once, see
@@ -92,57 +99,57 @@ def encode_dataset(
             `shards`), `check.npz` and `check.png`.
         config: views and sizes.
         header: what the tokens are: tokenizer hash, vocabulary, grid, preprocessing.
-        total: pictures, for the progress bar.
+        total: pictures of `batches`, for the progress bar.
         skipped: what the pipeline of `batches` left out; it is counted in the header.
+        max_broken_share: largest accepted share of broken pictures, over all processes.
 
     Returns:
         The header as written, with the counts.
+
+    Raises:
+        UserError: too many pictures are broken, or there are none; or processes that should see
+            one directory do not.
     """
     temporary = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    writer = ShardWriter(temporary, config.shard_size)
-    dtype = np.uint16 if header["vocab_size"] <= 1 << 16 else np.int32
-    columns: tuple[str, ...] = ()
-    checked: list[tuple[np.ndarray, np.ndarray]] = []
-    with tqdm(total=total, desc=f"tokens of {directory.name}", unit="image") as bar:
-        for batch in batches:
-            for view, images in enumerate(np.moveaxis(batch["image"], 1, 0)):
-                tokens = np.asarray(encode(images))
-                rows = {"tokens": tokens.astype(dtype), "labels": batch["label"].astype(np.int32)}
-                rows |= {name: batch[name] for name in ("captions", "attributes") if name in batch}
-                if "cond_image" in batch:
-                    rows["cond_tokens"] = np.asarray(encode(batch["cond_image"][:, view]))
-                    rows["cond_tokens"] = rows["cond_tokens"].astype(dtype)
-                writer.add(rows)
-                columns = tuple(rows)
-                if not checked:
-                    kept = min(NUM_CHECKED, config.shard_size)
-                    checked.append((images[:kept], tokens[:kept]))
-            bar.update(len(batch["image"]))
-    shards = writer.close()
-    if not checked:
-        raise UserError(f"{directory}: expected at least one picture to encode, found none")
-    images, tokens = checked[0]
-    np.savez(temporary / "check.npz", images=images, tokens=tokens)
-    both = [
-        pictures.reshape(-1, *pictures.shape[-3:])[:NUM_CHECKED]
-        for pictures in (images, np.asarray(decode(tokens)))
-    ]
-    save_png(temporary / "check.png", image_grid(np.concatenate(both), columns=len(both[0])))
-    written = {
-        "format": FORMAT,
-        **header,
-        "views": config.views,
-        "columns": list(columns),
-        "num_examples": sum(shard["count"] for shard in shards),
-        "num_skipped": skipped.broken,
-        "shards": shards,
-    }
-    write_json(temporary / "header.json", written)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(temporary, directory)
+    barrier(f"no {temporary.name}")  # or a later process removes what an earlier one writes
+    temporary.mkdir(parents=True, exist_ok=True)
+    index, count = which()
+    own, checked = encode_part(
+        _shown(batches, total, directory.name),
+        encode,
+        temporary,
+        vocab_size=header["vocab_size"],
+        shard_size=config.shard_size,
+        skipped=skipped,
+        prefix="" if count == 1 else f"{index:05d}-",
+    )
+    parts = [part_of_text(text) for text in texts_of_all(own.as_text())]
+    seen, broken = (sum(getattr(part, name) for part in parts) for name in ("seen", "broken"))
+    reasons = [reason for part in parts for reason in part.reasons]
+    check_broken(broken, seen, reasons, max_broken_share)
+    written = header_of(parts, header, config.views)
+    if index == first_with_rows(parts):
+        assert checked is not None
+        write_check(temporary, checked, decode)
+    collect_files(temporary, directory)
+    if is_first():
+        # Refuses what is not there: processes may have been told of directories that are not one.
+        ShardReader(temporary, written["shards"], written["columns"])
+        write_json(temporary / "header.json", written)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(temporary, directory)
     return written
+
+
+def _shown(
+    batches: Iterable[dict[str, np.ndarray]], total: int, name: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches, behind a progress bar."""
+    with tqdm(total=total, desc=f"tokens of {name}", unit="image") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch["image"]))
 
 
 def read_header(directory: Path) -> dict[str, Any]:

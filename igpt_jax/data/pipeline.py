@@ -99,6 +99,7 @@ class BatchIterator(Iterator[Batch]):
 def make_dataset(
     source: ItemSource,
     *,
+    indices: range | None = None,
     transform: ItemTransform | None = None,
     global_batch_size: int,
     seed: int,
@@ -119,6 +120,7 @@ def make_dataset(
         source: The items; those whose reading raises `BrokenImageError` are left out of a pass that
             keeps its remainder. In one of whole batches each is replaced by the next in order, for
             what is at a position may depend on the position alone.
+        indices: Which of the items, as if there were no others; all by default.
         transform: From an item and a generator, seeded by position, to the item to batch; see
             `on_image`. Pictures must come out in one size.
         global_batch_size: Items in a batch, over all processes.
@@ -142,7 +144,8 @@ def make_dataset(
         UserError: The arguments contradict each other, or the source is empty; while
             iterating: too many items are broken, or their shapes differ.
     """
-    _check_arguments(len(source), global_batch_size, seed)
+    indices = range(len(source)) if indices is None else indices
+    _check_arguments(len(indices), global_batch_size, seed)
     if num_epochs is not None and num_epochs < 1:
         raise UserError(f"num_epochs: expected at least 1 or None, got {num_epochs}; change it")
     if min(num_threads, prefetch) < 0:
@@ -154,7 +157,7 @@ def make_dataset(
             f"max_broken_share: expected a share in [0, 1], got {max_broken_share}; change it"
         )
     drop = num_epochs != 1 if drop_remainder is None else drop_remainder
-    order = _order(len(source), seed, shuffle, num_epochs)
+    order = _order(indices, seed, shuffle, num_epochs)
     if drop:
         order = _whole_batches(order, global_batch_size)
 
@@ -185,7 +188,7 @@ def make_dataset(
 
     def batches(rows: Sequence[int]) -> grain.IterDataset[Batch]:
         local = _rows_of_batches(items, global_batch_size, rows)
-        epoch_length = min(len(local), -(-len(source) * len(rows) // global_batch_size))
+        epoch_length = min(len(local), -(-len(indices) * len(rows) // global_batch_size))
         accept = partial(account.accept, epoch_length=epoch_length, max_share=max_broken_share)
         return (
             local.to_iter_dataset(reading)
@@ -197,9 +200,11 @@ def make_dataset(
     return BatchDataset(global_batch_size, batches, range(global_batch_size))
 
 
-def _order(length: int, seed: int, shuffle: bool, num_epochs: int | None) -> grain.MapDataset[int]:
+def _order(
+    indices: range, seed: int, shuffle: bool, num_epochs: int | None
+) -> grain.MapDataset[int]:
     """The global stream of positions in the source."""
-    order = grain.MapDataset.range(length)
+    order = grain.MapDataset.range(indices.start, indices.stop, indices.step)
     if shuffle:
         order = order.shuffle(seed=seed)
     return order.repeat(num_epochs)

@@ -1,6 +1,7 @@
 """Columns of equally many rows in numbered files: arrays, memory-mapped when read, and texts.
 
-A column `tokens` of shard 0 is `tokens-00000.npy`. A column of texts is one array of bytes, UTF-8,
+A column `tokens` of shard 0 is `tokens-00000.npy`, where several processes write shards
+`tokens-00002-00000.npy` for the third of them. A column of texts is one array of bytes, UTF-8,
 and `NAME-starts-00000.npy` [n + 1], where each text begins in it.
 """
 
@@ -20,8 +21,9 @@ _STARTS = "starts"
 class ShardWriter:
     """Collects rows and writes a file a column whenever a shard is full."""
 
-    def __init__(self, directory: Path, shard_size: int) -> None:
-        self._directory, self._shard_size = directory, shard_size
+    def __init__(self, directory: Path, shard_size: int, prefix: str = "") -> None:
+        """Writes nothing yet; names of shards begin with the prefix."""
+        self._directory, self._shard_size, self._prefix = directory, shard_size, prefix
         self._columns: dict[str, list[np.ndarray]] = {}
         self._count = 0
         self._shards: list[dict[str, Any]] = []
@@ -42,7 +44,7 @@ class ShardWriter:
         return self._shards
 
     def _write(self, count: int) -> None:
-        name = f"{len(self._shards):05d}"
+        name = f"{self._prefix}{len(self._shards):05d}"
         for column, parts in self._columns.items():
             rows = np.concatenate(parts)
             self._save(column, name, rows[:count])

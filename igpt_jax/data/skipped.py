@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,8 +11,9 @@ from igpt_jax.errors import UserError
 
 _logger: Final = logging.getLogger("igpt_jax.data")
 
+LISTED: Final = 10  # broken files that a refusal names
+
 _MIN_SEEN: Final = 20
-_LISTED: Final = 10
 _DEVIATIONS: Final = 3.0
 
 
@@ -36,7 +38,14 @@ class SkippedImages:
     Safe to share by threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 1.0) -> None:
+        """Begins to count.
+
+        Args:
+            share: of a data set, what this account meets of it; it may have as many broken items
+                as all of the data set.
+        """
+        self._share = share
         self._lock = threading.Lock()
         self._seen = 0
         self._broken = 0
@@ -72,7 +81,7 @@ class SkippedImages:
         Args:
             item: What was read, or `Broken`.
             epoch_length: Number of items after which the exact share counts.
-            max_share: Largest accepted share of broken items.
+            max_share: Largest accepted share of broken items, of the whole data set.
 
         Raises:
             UserError: Too many pictures are broken.
@@ -85,20 +94,40 @@ class SkippedImages:
                 if item.index not in self._reasons:
                     self._reasons[item.index] = item.reason
                     _logger.warning("skipped a broken picture: %s", item.reason)
-            limit = max_share * self._seen
+            here = min(max_share / self._share, 1.0)
+            limit = here * self._seen
             epoch_ends = self._seen % epoch_length == 0
             if not epoch_ends:
-                limit += _DEVIATIONS * math.sqrt(limit * (1 - max_share))
+                limit += _DEVIATIONS * math.sqrt(limit * (1 - here))
             if (epoch_ends or self._seen >= _MIN_SEEN) and self._broken > limit:
-                raise UserError(self._complaint(max_share))
+                reasons = list(self._reasons.values())
+                raise _refusal(self._broken, self._seen, reasons, len(reasons), max_share)
         return whole
 
-    def _complaint(self, max_share: float) -> str:
-        listed = list(self._reasons.values())[:_LISTED]
-        more = len(self._reasons) - len(listed)
-        tail = f"; and {more} more" if more else ""
-        return (
-            f"data: expected at most {max_share:.2%} broken pictures, got {self._broken} of "
-            f"{self._seen}: {'; '.join(listed)}{tail}; repair or remove them, or raise "
-            "max_broken_share"
-        )
+
+def check_broken(broken: int, seen: int, reasons: Sequence[str], max_share: float) -> None:
+    """Refuses a data set that was read once by several accounts.
+
+    Args:
+        broken: items of all accounts.
+        seen: items of all accounts, broken or not.
+        reasons: some of the faults.
+        max_share: largest accepted share of broken items.
+
+    Raises:
+        UserError: too many are broken.
+    """
+    if broken > max_share * seen:
+        raise _refusal(broken, seen, reasons, broken, max_share)
+
+
+def _refusal(
+    broken: int, seen: int, reasons: Sequence[str], num_reasons: int, max_share: float
+) -> UserError:
+    listed = reasons[:LISTED]
+    more = num_reasons - len(listed)
+    tail = f"; and {more} more" if more else ""
+    return UserError(
+        f"data: expected at most {max_share:.2%} broken pictures, got {broken} of {seen}: "
+        f"{'; '.join(listed)}{tail}; repair or remove them, or raise max_broken_share"
+    )

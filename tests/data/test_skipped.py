@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from igpt_jax.data.skipped import Broken, SkippedImages
+from igpt_jax.data.skipped import Broken, SkippedImages, check_broken
 from igpt_jax.errors import UserError
 
 
@@ -81,3 +81,22 @@ def test_threads_lose_no_count():
 
 def test_markers_can_be_pickled():
     assert pickle.loads(pickle.dumps(Broken(1, "x"))) == Broken(1, "x")
+
+
+def test_a_part_may_have_what_all_of_the_data_may():
+    """Five of the hundred of this part, 5 % of it, are 1 % of the data set."""
+    feed(SkippedImages(share=0.2), ([True] + [False] * 19) * 5, 100, 0.01)
+    with pytest.raises(UserError, match=r"at most 1\.00% broken pictures, got 6 of 100"):
+        feed(SkippedImages(share=0.2), [False] * 94 + [True] * 6, 100, 0.01)
+    feed(SkippedImages(share=0.005), [True] * 50, 50, 0.01)  # others tell whether it is too much
+
+
+def test_clear_damage_stops_a_part_after_twenty():
+    with pytest.raises(UserError, match="got 20 of 20"):
+        feed(SkippedImages(share=1 / 64), [True] * 1000, 1000, 0.01)
+
+
+def test_accounts_of_parts_are_judged_together():
+    check_broken(5, 500, [], 0.01)
+    with pytest.raises(UserError, match=r"got 6 of 500: a: cut; b: cut; and 4 more; repair"):
+        check_broken(6, 500, ["a: cut", "b: cut"], 0.01)

@@ -125,17 +125,33 @@ def test_a_run_whose_checkpoints_were_copied_there_goes_on(bucket, tmp_path, how
     assert latest_step(find_directory(f"file://{bucket}") / "checkpoints") == 12
 
 
+def check_who_sent_tokens(cache, listed):
+    """Each file is sent once, by the process that wrote it."""
+    by_first, by_second = (
+        [name for name in (cache / f"sent-{index}").read_text().split() if "tokens/" in name]
+        for index in (0, 1)
+    )
+    assert len(by_first) == len(set(by_first))
+    assert set(by_second) == {f"tokens/train/{it}-00001-00000.npy" for it in ("tokens", "labels")}
+    assert len(by_second) == 2
+    assert not set(by_first) & set(by_second)
+    assert {*by_first, *by_second} == {name for name in listed if name.startswith("tokens/")}
+    assert "tokens/train/tokens-00000-00000.npy" in by_first
+
+
 @pytest.mark.slow
 def test_processes_without_a_common_disk_share_a_run(bucket, tmp_path, monkeypatch):
     """Two encode, two others train, one finds that all is done; anyone draws from it."""
     url = f"file://{bucket}"
     command = [str(Path(__file__).parent / "bucket.py"), "configs/debug.py", "--workdir", url]
+    command += ["--encoding.batch_size=24"]
     for count, cache, stage in ((2, "a", "tokens"), (2, "b", "samples"), (1, "c", "samples")):
         monkeypatch.setenv("IGPT_CACHE", str(tmp_path / cache))
         found = ends(start([*command, f"--last-stage={stage}"], count), timeout=600)
         assert [code for code, _ in found] == [0] * count, found
         if stage == "tokens":
             assert not (bucket / "gpt").exists()
+            check_who_sent_tokens(tmp_path / "a", sent(bucket))
     assert "going on" not in found[0][1]
     first, second = sorted((tmp_path / "b/runs").iterdir())
     assert second.name == f"{first.name}-1"

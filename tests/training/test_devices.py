@@ -149,6 +149,49 @@ def train(config, workdir, num_devices, settings):
     assert done.returncode == 0, done.stderr
 
 
+def test_tokens_of_eight_devices_are_those_of_one(tiny_run, tmp_path):
+    """Batches of 20 are made larger, and the last one, of four, is."""
+    for number in (1, 8):
+        train("configs/debug.py", tmp_path / str(number), number, {
+            "tokenizer_path": tiny_run, "last_stage": "tokens", "encoding.batch_size": 20,
+            "encoding.views": "mirrored",
+        })  # fmt: skip
+    files = sorted(path.relative_to(tmp_path / "1") for path in tmp_path.glob("1/tokens/*/*"))
+    assert len(files) == 2 * 5
+    for name in files:
+        assert (tmp_path / "8" / name).read_bytes() == (tmp_path / "1" / name).read_bytes(), name
+
+
+ROWS = """
+import jax.numpy as jnp
+import numpy as np
+from igpt_jax.programs import on_all_devices
+from igpt_jax.tokenizers.kmeans import nearest
+from igpt_jax.training.sharding import MeshConfig, make_mesh, replicated
+import jax
+mesh, seen = make_mesh(MeshConfig(fsdp=2, tensor=2)), []
+centers = jax.device_put(jnp.arange(12.0)[:, None], replicated(mesh))
+def program(params, rows):
+    seen.append(rows.shape)
+    return nearest(rows.reshape(len(rows), -1, 1), params, chunk_size=3)
+find = on_all_devices(program, centers, mesh, 20)
+for count in (1, 20, 50):
+    rows = np.random.default_rng(count).integers(0, 12, (count, 5, 1)).astype(np.float32)
+    np.testing.assert_array_equal(find(rows), rows[..., 0])
+print(seen)
+"""
+
+
+def test_each_device_has_its_own_rows_alone():
+    """Also of a program that goes through them in chunks; one size is compiled."""
+    done = subprocess.run(
+        [sys.executable, "-c", ROWS], cwd=REPOSITORY, env=environment(8),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[(3, 5, 1)]\n"
+
+
 def losses(workdir, num_devices, overrides):
     settings = {
         "tokenizer_training.num_steps": 20,
