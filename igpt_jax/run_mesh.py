@@ -16,7 +16,9 @@ from igpt_jax.training.mesh_choice import choose_mesh, choose_sampling_mesh, sta
 from igpt_jax.training.sharding import MeshConfig
 
 
-def mesh_of_run(config: RunConfig, num_devices: int, memory: float | None) -> MeshConfig:
+def mesh_of_run(
+    config: RunConfig, num_devices: int, memory: float | None, slices: int = 1
+) -> MeshConfig:
     """The sizes of a run's mesh, of which its config may leave some open.
 
     They are chosen for the larger of the models that it trains; a discriminator is not counted.
@@ -25,6 +27,7 @@ def mesh_of_run(config: RunConfig, num_devices: int, memory: float | None) -> Me
         config: the run, resolved.
         num_devices: of all processes.
         memory: bytes of one device; None where they are not known.
+        slices: of TPUs, see `choose_mesh`.
     """
     stages = _stages(config) if config.mesh.is_open and memory is not None else []
     if not stages:
@@ -32,7 +35,7 @@ def mesh_of_run(config: RunConfig, num_devices: int, memory: float | None) -> Me
     shapes = [_shapes(module) for module, _ in stages]
     rows = [one.global_batch_size // one.accumulation_steps for _, one in stages]
     largest = max(range(len(stages)), key=lambda index: state_bytes(shapes[index], 1, 1))
-    return choose_mesh(config.mesh, shapes[largest], num_devices, memory, rows[largest])
+    return choose_mesh(config.mesh, shapes[largest], num_devices, memory, rows[largest], slices)
 
 
 def mesh_of_sampler(config: RunConfig, num_devices: int, memory: float) -> MeshConfig:

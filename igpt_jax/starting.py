@@ -36,7 +36,7 @@ from igpt_jax.tokenizers.palette import PaletteConfig
 from igpt_jax.training.checkpoint import latest_step
 from igpt_jax.training.loop import TrainConfig
 from igpt_jax.training.mesh_choice import device_memory
-from igpt_jax.training.sharding import MeshConfig, check_batch_size, make_mesh
+from igpt_jax.training.sharding import MeshConfig, check_batch_size, make_mesh, num_slices
 
 logger = logging.getLogger("igpt_jax")
 
@@ -95,7 +95,8 @@ def start(config: RunConfig, workdir: Path) -> Started:
 
 def _mesh(config: RunConfig) -> Mesh:
     """All devices, as the config says or as the models need them; all processes call it."""
-    found = mesh_of_run(config, jax.device_count(), device_memory())
+    slices = num_slices(jax.devices())
+    found = mesh_of_run(config, jax.device_count(), device_memory(), slices)
     fsdp, tensor = agreed_numbers(found.fsdp, found.tensor)  # hosts may have other bytes left
     mesh = make_mesh(MeshConfig(found.data, fsdp, tensor))
     if mesh.size > 1:

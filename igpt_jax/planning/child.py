@@ -59,17 +59,20 @@ def compile_apart(
         input=json.dumps(request),
         capture_output=True,
         text=True,
-        env={**os.environ, **_environment(topology)},
+        env={**os.environ, **environment_for(topology)},
     )
     answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
     if not answers:
         said = done.stderr.strip().splitlines() or ["no output"]
         # What the compiler says comes before where in the program it was.
         told = [line for line in said if "jax.errors.JaxRuntimeError" in line]
-        raise RefusedError(
+        line = (
             f"plan: expected {name} to compile for {topology.name}, the compiler ended with "
-            f"{done.returncode}: {(told or said)[-1]}; try another mesh or batch"
+            f"{done.returncode}: {(told or said)[-1]}"
         )
+        if told:
+            raise RefusedError(f"{line}; try another mesh or batch")
+        raise UserError(line)
     answer = json.loads(answers[-1].removeprefix(_ANSWER))
     if "error" in answer:
         raise UserError(answer["error"])
@@ -77,7 +80,8 @@ def compile_apart(
     return Compiled(**answer)
 
 
-def _environment(topology: Topology) -> dict[str, str]:
+def environment_for(topology: Topology) -> dict[str, str]:
+    """Variables of a process that compiles for these chips."""
     if topology.chip.platform == "tpu":
         return {"JAX_PLATFORMS": "cpu", **_QUIET}
     flags = os.environ.get("XLA_FLAGS", "")

@@ -18,8 +18,9 @@ _MESH: Final = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _AXIS: Final = re.compile(r"'([^']+)'=(\d+)")
 _NAMED: Final = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 _CHANNEL: Final = re.compile(r"channel_id=(\d+)")
-# A TPU moves such ones bit by bit inside of the products that follow.
-_BACKGROUND: Final = re.compile(r"chain_id=|async_collective_name=")
+# A TPU moves such ones bit by bit inside of the products that follow. Those that have an
+# `async_collective_name` were to move in the background, and do not.
+_BACKGROUND: Final = re.compile(r"chain_id=")
 # TPUs fuse a sum with the choice of one's own part of it.
 _SCATTERS: Final = re.compile(r"all-reduce-scatter|reduce-scatter")
 

@@ -11,7 +11,8 @@ ASSUMPTIONS = {
         "each instruction takes the longer of its products at the published bfloat16 peak and its "
         "HBM traffic at the published bandwidth; copies that the compiler started in the "
         "background hide behind computing, as far as the bandwidth goes",
-        "collectives run as rings over as few axes of the torus as hold their groups, both ways; "
+        "collectives run over as few axes of the torus as hold their groups, as rings both ways "
+        "where the ends of an axis are joined, else as lines, which take twice as long; "
         "those that the compiler started in the background hide behind computing, others do not",
         "nothing waits for data, no kernel falls short of its peak: a real step takes longer",
     ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from igpt_jax.config import RunConfig
+from igpt_jax.errors import UserError
 from igpt_jax.planning.child import RefusedError, compile_apart
 from igpt_jax.planning.compiling import Compiled
 from igpt_jax.planning.plan import Compile, step_report, training_of, with_batch
@@ -46,17 +47,19 @@ class _Search:
         )  # fmt: skip
         training = training_of(config, self.stage)
         tokens = config.gpt.seq_len if self.stage == "gpt" else 0
+        is_refused = False
         try:
             compiled = self.compile_one(config, self.stage, self.topology, batch_size)
         except RefusedError as error:
             logger.warning("%s", error)
-            compiled = Compiled({}, {}, 0.0, fits=False)
+            compiled, is_refused = Compiled({}, {}, 0.0, fits=False), True
         report = step_report(compiled, self.topology, training, tokens)
         found = {
             "fsdp": mesh.fsdp,
             "tensor": mesh.tensor,
             "global_batch_size": batch_size,
             "fits": report["fits"],
+            "refused": is_refused,
             "gib_needed": report["gib_needed"],
             "images_per_second": report.get("estimate", {}).get("images_per_second", 0.0),
             "mfu": report.get("estimate", {}).get("mfu", 0.0),
@@ -82,17 +85,20 @@ def sweep(
         config: the run.
         topology: the slice.
         stage: `gpt` or `tokenizer`.
-        max_compiles: at most; two thirds of them for meshes.
+        max_compiles: at most, 1 or more; two thirds of them for meshes.
         compile_one: what compiles.
+
+    Raises:
+        UserError: no mesh divides, or the compiler is not installed.
     """
     config = config.resolved()
     chips = topology.num_chips
-    start = with_mesh(config, chips, topology.chip.memory_bytes).mesh
     search = _Search(config, topology, stage, compile_one, max_compiles)
     training = training_of(config, stage)
     batch, parts = training.global_batch_size, training.accumulation_steps
-    start = MeshConfig(-1, start.fsdp or 1, start.tensor or 1)
-    best = _fastest(search, start, batch, until=max_compiles - max(2 * max_compiles // 3, 1))
+    best = _fastest(
+        search, _start(search, batch), batch, until=max_compiles - max(2 * max_compiles // 3, 1)
+    )
     mesh = MeshConfig(-1, best["fsdp"], best["tensor"])
     shares = parts * chips // mesh.tensor
     largest = _largest_batch(search, mesh, batch // shares, best["fits"])
@@ -103,6 +109,26 @@ def sweep(
         "mesh": {"fsdp": mesh.fsdp, "tensor": mesh.tensor},
         "largest_global_batch_size": largest * shares,
     }
+
+
+def _start(search: _Search, batch: int) -> MeshConfig:
+    """The run's mesh, or where it does not divide, the one that a run without one would have.
+
+    Raises:
+        UserError: neither divides.
+    """
+    config, topology = search.config, search.topology
+    for mesh in (config.mesh, MeshConfig()):
+        chosen = with_mesh(
+            dataclasses.replace(config, mesh=mesh), topology.num_chips, topology.chip.memory_bytes
+        ).mesh
+        start = MeshConfig(-1, chosen.fsdp or 1, chosen.tensor or 1)
+        if _is_even(search, start, batch):
+            return start
+    raise UserError(
+        f"global_batch_size: expected one that divides over {topology.num_chips} chips of "
+        f"{topology.name}, got {batch}"
+    )
 
 
 def _fastest(search: _Search, start: MeshConfig, batch: int, until: int) -> dict[str, Any]:

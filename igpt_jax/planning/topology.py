@@ -81,6 +81,9 @@ CHIPS: Final = {
         "NVIDIA H200 data sheet",
     ),
 }
+# Where the ends of an axis are joined ("How to Scale Your Model", Austin et al. 2025, part 2).
+_RING: Final = 16  # chips of v5e and v6e
+_CUBE: Final = 4  # of v4 and v5p, multiples
 _DEFAULT_GPU: Final = "h100"
 GPUS_A_HOST: Final = 8
 # Bytes a second from a GPU to another host: 400 Gb/s InfiniBand, as a DGX H100 has for each.
@@ -126,17 +129,25 @@ class Topology:
     def bandwidth(self, group_size: int) -> float:
         """Bytes a second that a chip sends while groups of this size communicate.
 
-        In a torus, a group lies along as few axes as can hold it, and a ring along each axis sends
-        both ways; of GPUs, groups beyond one host are as slow as the network.
+        In a torus, a group lies along as few axes as can hold it. Along a whole axis whose ends
+        are joined a ring sends both ways; a line, whose end chips have one link, takes twice as
+        long. Of GPUs, groups beyond one host are as slow as the network.
         """
         if self.chip.platform == "gpu":
             return self.chip.link_bandwidth if group_size <= GPUS_A_HOST else NETWORK_BANDWIDTH
-        held, axes = 1, 0
+        links, left = 0, group_size
         for length in sorted(self.shape, reverse=True):
-            if held >= group_size or length == 1:
+            if left <= 1 or length == 1:
                 break
-            held, axes = held * length, axes + 1
-        return 2 * max(axes, 1) * self.chip.link_bandwidth
+            links += 2 if left >= length and self._is_joined(length) else 1
+            left = math.ceil(left / length)
+        return max(links, 1) * self.chip.link_bandwidth
+
+    def _is_joined(self, length: int) -> bool:
+        """Whether the ends of an axis are: of 16 chips, or of cubes of 4 x 4 x 4."""
+        if self.chip.axes == 2:
+            return length == _RING
+        return all(one % _CUBE == 0 for one in self.shape)
 
 
 def parse_topology(text: str) -> Topology:

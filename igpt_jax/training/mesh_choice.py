@@ -22,7 +22,12 @@ MAX_TENSOR: Final = 8  # beyond it, products are too thin for a chip
 
 
 def choose_mesh(
-    config: MeshConfig, params: Any, num_devices: int, memory: float | None, rows: int
+    config: MeshConfig,
+    params: Any,
+    num_devices: int,
+    memory: float | None,
+    rows: int,
+    slices: int = 1,
 ) -> MeshConfig:
     """A config with the sizes that it leaves open.
 
@@ -36,6 +41,7 @@ def choose_mesh(
         num_devices: of all processes.
         memory: bytes of one device; None leaves copies on all of them.
         rows: pictures of one part of a batch.
+        slices: of TPUs, joined by a slower network; each has whole copies.
     """
     given = dataclasses.replace(config, fsdp=config.fsdp or 1, tensor=config.tensor or 1)
     if not config.is_open or memory is None:
@@ -45,7 +51,7 @@ def choose_mesh(
         tensor *= 2
     if num_devices % tensor or rows % (num_devices // tensor):
         tensor = 1  # no size helps: the batch is told of as one that does not divide
-    fsdp, most = 1, num_devices // tensor
+    fsdp, most = 1, num_devices // slices // tensor
     while state_bytes(params, fsdp, tensor) > SHARE * memory:
         if most % (2 * fsdp):
             logger.warning(

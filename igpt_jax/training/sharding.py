@@ -109,17 +109,24 @@ def _arranged(
     Raises:
         UserError: copies do not divide over the slices.
     """
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = num_slices(devices)
     if slices == 1:
         shape = (data, fsdp, tensor)
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if data % slices:
         raise UserError(
             f"mesh: expected a multiple of {slices} for data, which is split over as many slices, "
-            f"got {data}"
+            f"got {data}; let fsdp * tensor divide the {len(devices) // slices} devices of one"
         )
     return mesh_utils.create_hybrid_device_mesh(
         (data // slices, fsdp, tensor), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
+
+
+def num_slices(devices: Sequence[jax.Device]) -> int:
+    """Slices of TPUs; 1 of all else, also where JAX counts hosts of GPUs as slices."""
+    return len(
+        {getattr(device, "slice_index", 0) if device.platform == "tpu" else 0 for device in devices}
     )
 
 

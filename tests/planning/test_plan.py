@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -55,10 +56,10 @@ def test_tokens_have_everything_that_is_asked_of_a_model():
 
 
 def test_estimate_adds_what_nothing_hides():
-    """Times by hand: 197 TFLOP are a second of a v5e, a ring along one axis sends 100 GB/s."""
+    """Times by hand: 197 TFLOP are a second of a v5e, a line along one axis sends 50 GB/s."""
     topology = parse_topology("v5e:4x4")
-    hidden = Collective("all-gather", 4, 1, 200e9, 200e9, in_background=1.0)  # 1.5 s
-    open_ = Collective("all-reduce", 2, 1, 50e9, 50e9)  # 0.5 s
+    hidden = Collective("all-gather", 4, 1, 100e9, 100e9, in_background=1.0)  # 1.5 s
+    open_ = Collective("all-reduce", 2, 1, 25e9, 25e9)  # 0.5 s
     compiled = Compiled(
         {"parameters": GIB},
         {"total": 3 * GIB},
@@ -131,7 +132,20 @@ def test_sweep_climbs_to_the_fastest_mesh(fsdp, tensor):
     found = sweep(run, parse_topology("v5e:16x16"), max_compiles=60, compile_one=compile_one)
     assert found["mesh"] == {"fsdp": fsdp, "tensor": tensor}
     refused = [one for one in found["tried"] if (one["fsdp"], one["tensor"]) == (4, 2)]
-    assert not any(one["fits"] for one in refused)
+    assert all(one["refused"] and not one["fits"] for one in refused)
+
+
+def test_sweep_starts_elsewhere_where_the_mesh_of_the_run_does_not_divide():
+    """64 x 2 of a pod, over 32 chips."""
+    seen: list = []
+    found = sweep(
+        imagenet_llamagen("3B"), parse_topology("v5p:2x4x4"), max_compiles=2,
+        compile_one=room_for(100, seen),
+    )  # fmt: skip
+    assert seen[0] == (2, 1, 512)  # as a run without a mesh would have it
+    assert found["fits"]
+    with pytest.raises(UserError, match="divides over 32 chips"):
+        sweep(tiny_config(), parse_topology("v5p:2x4x4"), compile_one=room_for(100, seen))
 
 
 def test_sweep_needs_less_where_nothing_fits():
@@ -224,6 +238,14 @@ def test_a_compiler_that_breaks_is_one_line(monkeypatch):
         plan(tiny_config(), parse_topology("v5e:2x2"))
 
 
+def test_a_compiler_that_refuses_a_mesh_says_why(monkeypatch):
+    error = "jax.errors.JaxRuntimeError: INTERNAL: no routes\n  at frame 1"
+    done = subprocess.CompletedProcess([], 1, "", f"Traceback\n{error}")
+    monkeypatch.setattr(child.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(child.RefusedError, match=r"ended with 1: .*no routes; try another mesh"):
+        plan(tiny_config(), parse_topology("v5e:2x2"))
+
+
 def test_bad_input_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'igpt_jax\[tpu\]'"):
@@ -276,36 +298,9 @@ def test_plan_of_simulated_devices(capsys):
     importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler (libtpu)"
 )
 def test_slices_of_tpus_have_a_device_a_chip_and_every_mesh():
-    """Also meshes that take half of an axis of a torus."""
-    code = (
-        "from igpt_jax.errors import UserError\n"
-        "from igpt_jax.planning.child import find_devices\n"
-        "from igpt_jax.planning.topology import parse_topology\n"
-        "from igpt_jax.training.sharding import MeshConfig, make_mesh\n"
-        "for name in ('v4:2x2x4', 'v5p:2x2x4', 'v5e:4x4', 'v6e:4x4'):\n"
-        "    devices = find_devices(parse_topology(name))\n"
-        "    assert len(devices) == 16\n"
-        "    for fsdp in (1, 2, 8, 16):\n"
-        "        for tensor in (1, 2, 4):\n"
-        "            if fsdp * tensor <= 16:\n"
-        "                mesh = make_mesh(MeshConfig(-1, fsdp, tensor), devices)\n"
-        "                assert set(mesh.devices.flat) == set(devices)\n"
-        "from jax.experimental.topologies import get_topology_desc\n"
-        "two = get_topology_desc(platform='tpu', topology_name='v5e:4x4', num_slices=2).devices\n"
-        "copies = make_mesh(MeshConfig(-1, 8, 1), two).devices\n"
-        "slices = [{one.slice_index for one in copy.flat} for copy in copies]\n"
-        "assert slices == [{0}, {0}, {1}, {1}], slices\n"
-        "try:\n"
-        "    make_mesh(MeshConfig(-1, 32, 1), two)\n"
-        "except UserError as error:\n"
-        "    assert 'a multiple of 2 for data' in str(error)\n"
-        "else:\n"
-        "    raise AssertionError('parameters over two slices')\n"
-    )
-    environment = {**os.environ, **child._environment(parse_topology("v5e:2x2"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
+    environment = {**os.environ, **child.environment_for(parse_topology("v5e:2x2"))}
+    script = str(Path(__file__).parent / "slices.py")
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

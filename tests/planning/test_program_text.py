@@ -133,6 +133,23 @@ def test_pieces_of_one_collective_count_once():
     assert (found.count, found.num_bytes, found.in_background) == (1, 8 * 16 * 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "in_background"),
+    [('chain_id="2"', 1), ('async_collective_name="all-gather-start.8"', 0), ('other="1"', 0)],
+)
+def test_collectives_that_the_compiler_made_wait_again(attribute, in_background):
+    text = f"""HloModule m
+
+ENTRY %main (a: bf16[4,16]) -> bf16[8,16] {{
+  %a = bf16[4,16]{{1,0}} parameter(0)
+  ROOT %g = bf16[8,16]{{1,0}} all-gather(%a), channel_id=7, replica_groups=[1,2]<=[2], \
+dimensions={{0}}, frontend_attributes={{{attribute}}}
+}}
+""".replace("\\\n", "")
+    (found,) = find_collectives(parse_module(text), num_devices=2)
+    assert found.in_background == in_background
+
+
 def test_a_sum_of_which_each_keeps_a_part_is_a_reduce_scatter():
     text = """HloModule m
 
@@ -230,6 +247,15 @@ def test_a_slice_inside_of_a_fusion_inside_of_a_fusion():
     assert total_bytes(find_work(parse_module(text))) == 2 * layer + 4 * layer + index
 
 
+def test_values_that_are_handed_on():
+    """By a bitcast that is all of a fusion, by a copy in place, by a fusion that also gathers."""
+    work = find_work(parse_module((HERE / "nested_same.hlo").read_text()))
+    product, sum_, mask = (one.num_bytes for one in work)
+    assert product == 2 * 12 * 64 * 32 + 2 * 2048 * 16 + 4 * 12 * 16
+    assert sum_ == 2 * 4 * 8 * 8  # what moves over the network is counted there
+    assert mask == 64 * 32 + 64 * 32 + 4
+
+
 def test_copies_in_the_background_and_room_that_is_only_kept():
     text = """HloModule m
 
@@ -237,12 +263,18 @@ ENTRY %main (a: f32[64]) -> f32[64] {
   %a = f32[64]{0} parameter(0)
   %s = (f32[64]{0:S(1)}, f32[64]{0}, u32[]) copy-start(%a)
   %d = f32[64]{0:S(1)} copy-done(%s)
+  %t = ((f32[64]{0}), f32[16]{0:S(1)}, s32[]) slice-start(%a), slice={[16:32]}
+  %u = f32[16]{0:S(1)} slice-done(%t)
   %room = f32[4096]{0} custom-call(), custom_call_target="AllocateBuffer"
   ROOT %r = f32[64]{0} add(%d, %d)
 }
 """
     moved = [one for one in find_work(parse_module(text)) if one.num_bytes]
-    assert [(one.num_bytes, one.in_background) for one in moved] == [(256, True), (256, False)]
+    assert [(one.num_bytes, one.in_background) for one in moved] == [
+        (256, True),
+        (64, True),
+        (256, False),
+    ]
 
 
 @pytest.mark.parametrize(

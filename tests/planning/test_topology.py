@@ -45,10 +45,16 @@ def test_slices():
 
 
 def test_bandwidth_grows_with_the_axes_that_a_group_needs():
-    pod, cube, gpus = map(parse_topology, ("v5e:4x16", "v5p:4x4x4", "h100:16"))
-    assert pod.bandwidth(2) == pod.bandwidth(16) == 2 * 50e9
-    assert pod.bandwidth(64) == 4 * 50e9
-    assert [cube.bandwidth(n) / 200e9 for n in (4, 16, 64)] == [1, 2, 3]
+    pod, cube, gpus = map(parse_topology, ("v5e:16x16", "v5p:4x4x4", "h100:16"))
+    assert pod.bandwidth(16) == 2 * 50e9  # a ring
+    assert pod.bandwidth(8) == 50e9  # half of one is a line
+    assert pod.bandwidth(256) == 4 * 50e9
+    assert pod.bandwidth(32) == 3 * 50e9  # a ring of lines
+    assert [cube.bandwidth(n) / 100e9 for n in (2, 4, 8, 16, 64)] == [1, 2, 3, 4, 6]
+    # Slices whose ends are not joined are lines along each axis.
+    small, half = map(parse_topology, ("v5e:4x4", "v5p:2x4x4"))
+    assert (small.bandwidth(4), small.bandwidth(16)) == (50e9, 100e9)
+    assert [half.bandwidth(n) / 100e9 for n in (4, 16, 32)] == [1, 2, 3]
     assert gpus.bandwidth(8) == 450e9
     assert gpus.bandwidth(16) == 50e9
 

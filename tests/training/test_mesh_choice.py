@@ -87,6 +87,11 @@ def test_drawing_shares_products_only_where_a_copy_does_not_fit(
     assert choose_sampling_mesh(sizes[size], devices, memory) == MeshConfig(-1, 1, tensor)
 
 
+def test_a_copy_stays_in_its_slice(sizes):
+    assert choose_mesh(OPEN, sizes["3B"], 32, V5E, 512, slices=4) == MeshConfig(-1, 8, 1)
+    assert choose_mesh(OPEN, sizes["3B"], 32, V5E, 512, slices=1) == MeshConfig(-1, 16, 1)
+
+
 def test_what_does_not_fit_is_told(sizes, caplog):
     with caplog.at_level(logging.WARNING):
         choose_mesh(OPEN, sizes["3B"], 4, V5E, 512)

@@ -3,6 +3,7 @@
 import logging
 import math
 from functools import partial
+from unittest.mock import Mock
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,14 @@ from igpt_jax.tokenizers.quantizers import (
     ResidualQuantizerConfig,
 )
 from igpt_jax.training.optimizer import OptimizerConfig, Player, make_optimizer
-from igpt_jax.training.sharding import LARGE, axis_names, param_shardings
+from igpt_jax.training.sharding import (
+    LARGE,
+    MeshConfig,
+    axis_names,
+    make_mesh,
+    num_slices,
+    param_shardings,
+)
 from igpt_jax.training.state import state_shardings
 
 EVERYTHING = GPTConfig(
@@ -172,3 +180,19 @@ def test_the_log_names_what_does_not_divide(caplog):
     assert shardings["kernel"].is_fully_replicated
     assert "1 large parameters stay whole" in caplog.text
     assert "kernel" in caplog.text
+
+
+def device(index, platform):
+    """A device of a host or slice of eight, as JAX numbers them."""
+    return Mock(
+        spec=jax.Device, id=index, platform=platform, device_kind=platform, slice_index=index // 8
+    )
+
+
+@pytest.mark.parametrize(("platform", "slices"), [("gpu", 1), ("tpu", 4), ("cpu", 1)])
+def test_slices_are_those_of_tpus(platform, slices):
+    """JAX numbers the hosts of GPUs as slices, too, and a copy may lie over several."""
+    devices = [device(index, platform) for index in range(32)]
+    assert num_slices(devices) == slices
+    if platform == "gpu":
+        assert make_mesh(MeshConfig(fsdp=16), devices).shape["fsdp"] == 16
