@@ -87,10 +87,10 @@ ROWS = {
     "llamagen-xxl": Row("imagenet256_llamagen_xxl", "v5p:2x4x4", sampler_batch=64),
     "igpt-l-32": Row("imagenet32_igpt_l", "v6e:4x4", sampler_batch=64),
     "vq-16": Row("vqgan256", "v5e:4x4"),
-    # 16 pictures a chip, parameters over 8 chips, copies of these over the rest.
+    # 16 pictures a chip, parameters over 16 chips, copies of these over the rest.
     **{
         f"weak-{chips}": Row(
-            "imagenet256_llamagen_3b", f"v5p:{shape}", batch=16 * chips, fsdp=8, tensor=1
+            "imagenet256_llamagen_3b", f"v5p:{shape}", batch=16 * chips, fsdp=16, tensor=1
         )
         for chips, shape in WEAK.items()
     },
@@ -207,7 +207,7 @@ def tables(results: dict[str, Any]) -> str:
         commands = "\n".join(found["command"] for found in weak.values())
         parts += [
             "### Weak scaling on paper\n"
-            "LlamaGen-3B, 16 pictures a chip, parameters over 8 chips, copies of these over the "
+            "LlamaGen-3B, 16 pictures a chip, parameters over 16 chips, copies of these over the "
             f"rest:\n```\n{commands}\n```",
             weak_table(weak),
         ]

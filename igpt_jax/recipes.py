@@ -25,7 +25,7 @@ NUM_PICTURES: Final = 1_281_167  # of ILSVRC 2012's training set
 # the rule of 1e-4 for each 256 (section 3.2, issue 14), which we follow. Meshes: the fastest by
 # `igpt plan` of those tried on the slice that the config names (docs/scaling.md).
 _LLAMAGEN: Final = {
-    "B": (300, 256, 2.0, 4, 1),
+    "B": (300, 256, 2.0, 16, 1),
     "L": (300, 256, 1.75, 16, 1),
     "XL": (50, 512, 1.75, 16, 1),
     "XXL": (50, 512, 1.75, 16, 1),

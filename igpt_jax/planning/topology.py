@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 from igpt_jax.errors import UserError
@@ -136,12 +138,20 @@ class Topology:
         if self.chip.platform == "gpu":
             return self.chip.link_bandwidth if group_size <= GPUS_A_HOST else NETWORK_BANDWIDTH
         links, left = 0, group_size
-        for length in sorted(self.shape, reverse=True):
+        for length in self._axes_of(group_size):
             if left <= 1 or length == 1:
                 break
             links += 2 if left >= length and self._is_joined(length) else 1
             left = math.ceil(left / length)
         return max(links, 1) * self.chip.link_bandwidth
+
+    def _axes_of(self, group_size: int) -> Sequence[int]:
+        """Lengths of the axes that a group lies along: whole ones where some make it up."""
+        for count in range(1, len(self.shape) + 1):
+            for lengths in combinations(sorted(self.shape, reverse=True), count):
+                if math.prod(lengths) == group_size:
+                    return lengths
+        return sorted(self.shape, reverse=True)
 
     def _is_joined(self, length: int) -> bool:
         """Whether the ends of an axis are: of 16 chips, or of cubes of 4 x 4 x 4."""

@@ -55,6 +55,8 @@ def test_bandwidth_grows_with_the_axes_that_a_group_needs():
     small, half = map(parse_topology, ("v5e:4x4", "v5p:2x4x4"))
     assert (small.bandwidth(4), small.bandwidth(16)) == (50e9, 100e9)
     assert [half.bandwidth(n) / 100e9 for n in (4, 16, 32)] == [1, 2, 3]
+    # Two rings of four, rather than one of eight and a line of two.
+    assert parse_topology("v5p:4x4x8").bandwidth(16) == 4 * 100e9
     assert gpus.bandwidth(8) == 450e9
     assert gpus.bandwidth(16) == 50e9
 
