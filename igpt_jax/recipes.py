@@ -31,10 +31,10 @@ _LLAMAGEN: Final = {
     "XXL": (50, 512, 1.75, 16, 1),
     "3B": (50, 512, 1.5, 64, 2),
 }
-# Size -> (learning rate, devices that share the parameters). Chen et al. 2020, table 5, of 32
+# Size -> (learning rate, fsdp at 32 pixels, at 64). Chen et al. 2020, table 5, of 32
 # pixels: the largest of 0.01, 0.003, 0.001, 0.0003, ... that trains well (section 3.4). Of 64
 # pixels they trained none of these sizes; we take the same.
-_IMAGEGPT: Final = {"S": (3e-3, 1), "M": (3e-3, 8), "L": (1e-3, 8)}
+_IMAGEGPT: Final = {"S": (3e-3, 1, 1), "M": (3e-3, 8, 8), "L": (1e-3, 8, 16)}
 
 
 def imagenet_llamagen(size: Literal["B", "L", "XL", "XXL", "3B"]) -> RunConfig:
@@ -84,7 +84,7 @@ def imagenet_imagegpt(size: Literal["S", "M", "L"], image_size: Literal[32, 64])
         size: of section 3.3.
         image_size: pixels a side; its square is the number of tokens.
     """
-    peak_lr, fsdp = _IMAGEGPT[size]
+    peak_lr, *fsdp = _IMAGEGPT[size]
     validation, batch = 51, 128
     pictures = NUM_PICTURES - validation * NUM_CLASSES
     gpt: GPTConfig = imagegpt(
@@ -107,7 +107,7 @@ def imagenet_imagegpt(size: Literal["S", "M", "L"], image_size: Literal[32, 64])
             ema_decay=0.9999,
             **_EVERY,
         ),
-        mesh=MeshConfig(fsdp=fsdp),
+        mesh=MeshConfig(fsdp=fsdp[image_size > 32]),
     )
 
 
