@@ -4,7 +4,7 @@
     igpt plan configs/imagenet256_llamagen_xl.py --topology v5e:8x8
 
 For v5e-64 (64 chips) or more; on fewer, set --mesh.fsdp and --gpt_training.accumulation_steps.
-Memory and hours that `igpt plan` expects: docs/scaling.md. Not trained here.
+3.2 of 16 GiB a chip and at least 2.7 hours by `igpt plan` (docs/scaling.md). Not trained here.
 Published: FID of 50,000 samples 3.39, guidance 1.75, after 50 epochs; 2.62 of a model of 384
 pixels shown at 256, after 300 (Sun et al. 2024, tables 8 and 10); recipe: section 3.2 of the same,
 see igpt_jax/recipes.py.

@@ -4,7 +4,7 @@
     igpt plan configs/imagenet256_llamagen_xxl.py --topology v5p:2x4x4
 
 For v5p-64 (32 chips) or more; on fewer, set --mesh.fsdp and --gpt_training.accumulation_steps.
-Memory and hours that `igpt plan` expects: docs/scaling.md. Not trained here.
+10.0 of 95 GiB a chip and at least 4.9 hours by `igpt plan` (docs/scaling.md). Not trained here.
 Published: FID of 50,000 samples 3.09, guidance 1.75, after 50 epochs; 2.34 of a model of 384
 pixels shown at 256, after 300 (Sun et al. 2024, tables 8 and 10); recipe: section 3.2 of the same,
 see igpt_jax/recipes.py.

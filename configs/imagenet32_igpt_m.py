@@ -3,8 +3,8 @@
     IGPT_DATA=/data python train.py configs/imagenet32_igpt_m.py
     igpt plan configs/imagenet32_igpt_m.py --topology v5e:4x4
 
-For v5e-16 or more; on fewer, set --mesh.fsdp. Memory and hours that `igpt plan` expects:
-docs/scaling.md. Not trained here.
+For v5e-16 or more; on fewer, set --mesh.fsdp. 6.9 of 16 GiB a chip and at least 47 hours by `igpt
+plan` (docs/scaling.md). Not trained here.
 Published: 2.0614 nats a token on ImageNet's validation pictures, with OpenAI's own palette (the
 released code's table). Recipe: Chen et al. 2020, section 3.4, see igpt_jax/recipes.py;
 --tokenizer.path kmeans_centers.npy takes OpenAI's palette.

@@ -3,8 +3,8 @@
     IGPT_DATA=/data python train.py configs/imagenet64_igpt_l.py
     igpt plan configs/imagenet64_igpt_l.py --topology v6e:4x8
 
-For v6e-32 or more; on fewer, set --mesh.fsdp. Memory and hours that `igpt plan` expects:
-docs/scaling.md. Not trained here.
+For v6e-32 or more; on fewer, set --mesh.fsdp. 6.7 of 32 GiB a chip and at least 97 hours by `igpt
+plan` (docs/scaling.md). Not trained here.
 Published at 64 pixels: only iGPT-XL, without its likelihood; at 32 pixels this size has 2.0466
 nats a token. Recipe: Chen et al. 2020, section 3.4, see igpt_jax/recipes.py; --tokenizer.path
 kmeans_centers.npy takes OpenAI's palette.

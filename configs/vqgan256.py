@@ -7,9 +7,9 @@ Recipe: Sun et al. 2024, section 3.1 (batch 128, 40 epochs, a constant learning 
 before the adversary) and its released code, whose discriminator has the same rate. LPIPS needs
 VGG16's weights and those of its linear layers: --tokenizer_loss.lpips_path vgg16.safetensors
 --tokenizer_loss.lpips_linear_path lpips_vgg.pth --tokenizer_loss.perceptual_weight 1. Without them
-the perceptual distance is that of Laplacian pyramids. Memory and hours that `igpt plan` expects of
-v5e-16 (16 chips): docs/scaling.md. Not trained here. Published: rFID 2.19 and PSNR 20.79 dB on
-ImageNet's 50,000 validation pictures (table 3 of the same).
+the perceptual distance is that of Laplacian pyramids. On v5e-16 (16 chips) 4.6 of 16 GiB a chip and
+at least 7.4 hours by `igpt plan` (docs/scaling.md). Not trained here. Published: rFID 2.19 and PSNR
+20.79 dB on ImageNet's 50,000 validation pictures (table 3 of the same).
 """
 
 from igpt_jax.config import RunConfig
