@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of several nodes under Slurm, one process a GPU. From the repository's root, with
 # a .venv that all nodes see (make setup; .venv/bin/pip install '.[cuda]'):
-#   sbatch --nodes 4 deploy/slurm.sh configs/imagenet256_llamagen_l.py --workdir /shared/runs/l
+#   sbatch --nodes 4 deploy/slurm.sh configs/imagenet256_llamagen_l.py --workdir /shared/runs/l --mesh.fsdp 8
+# (recipes have the meshes of TPU slices; the GPUs of a node share parameters fastest)
 #SBATCH --job-name=igpt
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
