@@ -177,7 +177,7 @@ class _Run(Started):
             if is_first() and not directory.is_dir() and config.tokens_path is not None:
                 copy_folder(f"{config.tokens_path.rstrip('/')}/{split}", directory)
             barrier(f"copy of {split}")
-            if agreed(is_first() and not directory.is_dir()):
+            if agreed(not directory.is_dir()):
                 self._encode(split, source, encode, decode, directory, header)
             wait_for_all(f"tokens of {split}")
             stored = read_header(directory)["data"]

@@ -19,7 +19,7 @@ def count_bytes(module: Module, computation: str, instruction: Instruction) -> f
     """What an instruction reads and writes each time, of slices only what they touch."""
     inside = module.computations[computation]
     operands = [inside[name] for name in instruction.operands if name in inside]
-    if any(call in instruction.text for call in _FREE_CALLS):
+    if _is_free(instruction):
         return 0.0
     if instruction.opcode == "slice-start":  # its results: the operand, the slice, and a context
         whole, part = instruction.shapes[:2]
@@ -70,7 +70,11 @@ def _part_read(user: Instruction | None, name: str) -> float | None:
 
 def _is_sent(instruction: Instruction) -> bool:
     """Whether it is a collective, or its start or end."""
-    return instruction.opcode in KINDS or any(call in instruction.text for call in _FREE_CALLS)
+    return instruction.opcode in KINDS or _is_free(instruction)
+
+
+def _is_free(instruction: Instruction) -> bool:
+    return any(call in instruction.text for call in _FREE_CALLS)
 
 
 def _fusion_writes(module: Module, fused: Computation, instruction: Instruction) -> float:

@@ -77,7 +77,7 @@ def choose_sampling_mesh(params: Any, num_devices: int, memory: float) -> MeshCo
     """
     tensor = 1
     while (
-        DRAWN_COPIES * state_bytes(params, 1, tensor) / COPIES > DRAWN_SHARE * memory
+        DRAWN_COPIES * param_bytes(params, 1, tensor) > DRAWN_SHARE * memory
         and tensor < MAX_TENSOR
         and num_devices % (2 * tensor) == 0
     ):
@@ -86,7 +86,12 @@ def choose_sampling_mesh(params: Any, num_devices: int, memory: float) -> MeshCo
 
 
 def state_bytes(params: Any, fsdp: int, tensor: int) -> int:
-    """Bytes of a device for parameters, averages and moments, laid out by the table of rules.
+    """Bytes of a device for parameters, averages and moments; see `param_bytes`."""
+    return COPIES * param_bytes(params, fsdp, tensor)
+
+
+def param_bytes(params: Any, fsdp: int, tensor: int) -> int:
+    """Bytes of a device for parameters, laid out by the table of rules.
 
     Args:
         params: shapes of the parameters, with the names of their axes.
@@ -99,7 +104,7 @@ def state_bytes(params: Any, fsdp: int, tensor: int) -> int:
         shared = math.prod(sizes[axis] for axis in fitted_axes(leaf.shape, names, sizes) if axis)
         return leaf.size * leaf.dtype.itemsize // shared
 
-    return COPIES * sum(jax.tree.leaves(jax.tree.map(held, nn.unbox(params), axis_names(params))))
+    return sum(jax.tree.leaves(jax.tree.map(held, nn.unbox(params), axis_names(params))))
 
 
 def device_memory() -> int | None:
